@@ -1,0 +1,1 @@
+"""How traffic reaches the proxy: rules, sets, the live switch. Imports nothing else of ours."""

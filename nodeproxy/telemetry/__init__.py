@@ -1,0 +1,1 @@
+"""What happened, told: records become counters, histograms and access-log lines."""

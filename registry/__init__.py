@@ -1,0 +1,1 @@
+"""Who is out there: model, catalog, back ends. Imports nothing else of ours."""
