@@ -20,9 +20,9 @@ __all__ = [
     "HeadTooLarge",
     "LoopRefused",
     "NoEndpoints",
-    "NotImplementedYet",
     "ProxyError",
     "UnknownDestination",
+    "Unsupported",
     "UpstreamClosed",
     "UpstreamOverflow",
     "UpstreamTimeout",
@@ -53,7 +53,7 @@ class HeadTooLarge(BadRequest):
     status = 431
 
 
-class NotImplementedYet(BadRequest):
+class Unsupported(BadRequest):
     """A well-formed request for something that this proxy does not do (CONNECT, a transfer
     coding other than chunked)."""
 
