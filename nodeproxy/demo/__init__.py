@@ -1,0 +1,1 @@
+"""The demonstration: a small cluster of network namespaces on one machine."""
