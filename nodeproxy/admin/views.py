@@ -1,0 +1,438 @@
+"""What the admin API answers: one frozen struct per answer.
+
+The field names are the JSON keys, and scripts rely on them: fields may be added, but never be
+renamed or removed. Durations are seconds, sizes are bytes, an address with its port is
+``address:port`` (``[address]:port`` for IPv6). A time span of None means that the moment never
+came.
+
+:class:`View` is what the daemon implements. Its methods are plain calls on the loop: the
+listings return iterators, which the server drains in slices, and must survive that the
+catalog is replaced between two slices (take the catalog once, at the start).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Literal, Protocol
+
+import msgspec
+
+__all__ = [
+    "CandidateView",
+    "DriftView",
+    "EndpointView",
+    "ExplainQuery",
+    "ExplainView",
+    "InterceptionView",
+    "ListenerView",
+    "LogLevel",
+    "LoopView",
+    "PortView",
+    "ProbeView",
+    "ProblemView",
+    "RegistryView",
+    "RouteView",
+    "RulesView",
+    "ServiceDetail",
+    "ServiceView",
+    "SettingView",
+    "StatusView",
+    "StepView",
+    "VerifyView",
+    "View",
+]
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+class ProblemView(msgspec.Struct, frozen=True):
+    """Something in a file or registry that could not be used."""
+
+    message: str
+    source: str = ""
+    line: int = 0
+    field: str = ""
+
+
+class RegistryView(msgspec.Struct, frozen=True):
+    """One configured registry."""
+
+    name: str
+    kind: str
+    state: str
+    """``starting``, ``running``, ``backing-off``, ``failed``: the supervisor's word."""
+    synced: bool
+    """It has given a complete answer since this daemon started."""
+    age_seconds: float | None = None
+    """Since its content was last confirmed by the registry, also for content read from disk."""
+    services: int = 0
+    endpoints: int = 0
+    restarts: int = 0
+    last_error: str = ""
+    from_disk: bool = False
+    """Its last good state, kept on disk, is in use: the registry has not answered yet."""
+    problems: tuple[ProblemView, ...] = ()
+    origin: str = ""
+    """``nodeproxy.yaml:12``"""
+
+
+class ListenerView(msgspec.Struct, frozen=True):
+    """An address on which the data plane accepts connections."""
+
+    address: str
+    kind: Literal["outbound", "inbound", "explicit"]
+    """Intercepted by iptables (both directions), or configured under ``listeners``."""
+    service: str = ""
+    """``namespace/name:port`` of an explicit listener."""
+    connections: int = 0
+    """Open now."""
+    accepted: int = 0
+    """Since the start."""
+
+
+class InterceptionView(msgspec.Struct, frozen=True):
+    """How traffic reaches the proxy, in brief; ``/rules`` has the whole."""
+
+    mode: Literal["iptables", "none"]
+    installed: bool = False
+    live: bool = False
+    """The dead-man's switch is on: the kernel hands traffic to the proxy now."""
+    backend: str = ""
+    """``nft`` or ``legacy``."""
+    families: tuple[str, ...] = ()
+    """``ipv4``, ``ipv6``."""
+    kernel_path: str = ""
+    """What carries traffic when the switch is off: ``kube-proxy``, ``nodeproxy`` or ``none``."""
+    fail: str = ""
+    """``open`` or ``closed``."""
+    last_beat_age_seconds: float | None = None
+    expiry_seconds: float = 0.0
+    frontends: int = 0
+    """Addresses with ports that are intercepted."""
+    drift: int = 0
+    """Differences between the kernel's rules and ours that were found and not yet repaired."""
+    repairs: int = 0
+    last_error: str = ""
+
+
+class LoopView(msgspec.Struct, frozen=True):
+    """The health of the one loop that carries everything."""
+
+    lanes: int = 0
+    """Coroutines of the data plane that are alive: connections, in the main."""
+    last_stall_seconds: float = 0.0
+    worst_stall_seconds: float = 0.0
+    open_files: int = 0
+    open_files_limit: int = 0
+    memory_bytes: int = 0
+    """Resident set."""
+
+
+class StatusView(msgspec.Struct, frozen=True):
+    """The daemon on one page."""
+
+    version: str
+    pid: int
+    node: str
+    ready: bool
+    reasons: tuple[str, ...] = ()
+    """Why it is not ready; empty when it is."""
+    zone: str = ""
+    started: str = ""
+    """RFC 3339, UTC."""
+    uptime_seconds: float = 0.0
+    config: str = ""
+    """Path of the configuration."""
+    warnings: tuple[str, ...] = ()
+    """What the configuration's reader warned of."""
+    log_level: str = ""
+    generation: int = 0
+    """Counts the changes of the catalog."""
+    services: int = 0
+    endpoints: int = 0
+    endpoints_ejected: int = 0
+    connections: int = 0
+    """From clients, open now."""
+    requests: int = 0
+    """Requests and relayed connections that have ended, since the start."""
+    errors: int = 0
+    """Of these, the ones that the proxy had to answer with an error of its own."""
+    listeners: tuple[ListenerView, ...] = ()
+    interception: InterceptionView = InterceptionView(mode="none")
+    registries: tuple[RegistryView, ...] = ()
+    conflicts: tuple[ProblemView, ...] = ()
+    """Addresses that two services claim."""
+    loop: LoopView = LoopView()
+
+
+class PortView(msgspec.Struct, frozen=True):
+    port: int
+    name: str = ""
+    protocol: str = ""
+    """As declared by the registry; empty: detected per connection."""
+
+
+class ServiceView(msgspec.Struct, frozen=True):
+    """One line of ``nodeproxy services``."""
+
+    name: str
+    vips: tuple[str, ...] = ()
+    ports: tuple[PortView, ...] = ()
+    endpoints: int = 0
+    endpoints_eligible: int = 0
+    """Endpoints that may take a new request now."""
+    registries: tuple[str, ...] = ()
+    """Registries that know it, in the configured order."""
+
+
+class EndpointView(msgspec.Struct, frozen=True):
+    """One endpoint of one service."""
+
+    service: str
+    address: str
+    """``address:port``"""
+    state: Literal["ready", "not-ready", "terminating", "ejected", "weight-0"]
+    eligible: bool
+    """It may take a new request now. An ejected one may be eligible, when too many are out."""
+    reason: str = ""
+    """Why it is in this state, as a sentence; empty for an ordinary ``ready``."""
+    port_name: str = ""
+    weight: int = 1
+    zone: str = ""
+    node: str = ""
+    labels: dict[str, str] = {}
+    registry: str = ""
+    active_requests: int = 0
+    """In flight from this node now; connections for TCP."""
+    idle_connections: int = 0
+    """Kept open for the next request."""
+    requests: int = 0
+    """Since the daemon started or the endpoint appeared."""
+    failures: int = 0
+    consecutive_failures: int = 0
+    ejections: int = 0
+    """How often it was ejected."""
+    ejected_until: str = ""
+    """RFC 3339, UTC; empty: not ejected."""
+    ejected_seconds: float = 0.0
+    """Time left until it is tried again."""
+    last_failure: str = ""
+    """The error, as it stands in the access log."""
+    last_failure_age_seconds: float | None = None
+    age_seconds: float | None = None
+    """Since it appeared in the catalog of this daemon."""
+
+
+class ServiceDetail(msgspec.Struct, frozen=True):
+    """One service with everything that is known of it."""
+
+    service: ServiceView
+    endpoints: tuple[EndpointView, ...] = ()
+    labels: dict[str, str] = {}
+    origin: str = ""
+    """Where the registry read it: ``services.yaml:12``."""
+    balance: str = ""
+    intercepted: bool = False
+    conflicts: tuple[ProblemView, ...] = ()
+
+
+class RouteView(msgspec.Struct, frozen=True):
+    """Where requests to one address go: a row of what the proxy would look up."""
+
+    destination: str
+    """``address:port`` that clients dial: a VIP, or an explicit listener."""
+    kind: Literal["vip", "listener"]
+    service: str
+    port: int
+    protocol: str = ""
+    """Declared; empty: detected."""
+    rule: str = ""
+    """What matches beyond the address; empty: everything."""
+    backends: tuple[str, ...] = ()
+    """``namespace/name:port`` with the weight behind it when there are several."""
+    endpoints_eligible: int = 0
+    origin: str = ""
+
+
+class ExplainQuery(msgspec.Struct, frozen=True):
+    """A request that nobody has sent."""
+
+    method: str
+    url: str
+    """As it was asked for."""
+    scheme: Literal["http", "https", "tcp"]
+    host: str
+    """An address, a service's name, or a host name, without brackets."""
+    port: int
+    path: str
+    """With its query."""
+    headers: tuple[tuple[str, str], ...] = ()
+    source: str = ""
+    """Address of the client: a pod's or a host's. Empty: a process on this node."""
+
+
+class StepView(msgspec.Struct, frozen=True):
+    """One thing that was looked at on the way, in order."""
+
+    stage: Literal["interception", "destination", "protocol", "route", "balance", "outcome"]
+    what: str
+    """What was looked at: ``nat NP-PRE: -p tcp -m set --match-set NP-OUT-LIVE dst,dst -j DNAT
+    ...``, ``catalog 10.96.0.10:80``, ``explicit listener 127.0.0.1:8080``."""
+    matched: bool
+    why: str = ""
+    """Why it matched; of a miss, the first condition that failed."""
+
+
+class CandidateView(msgspec.Struct, frozen=True):
+    """An endpoint that was looked at for one request."""
+
+    address: str
+    eligible: bool
+    why: str
+    """Why it is in or out: ``ready``, ``ejected for 12 s more: 5 consecutive connect
+    failures``, ``not ready according to registry "file"``."""
+    state: str = "ready"
+    weight: int = 1
+    zone: str = ""
+    active_requests: int = 0
+    share: float | None = None
+    """Part of the traffic that this endpoint can expect, 0 to 1, where the policy tells."""
+    drawn: bool = False
+    """It was one of those that the policy compared."""
+    picked: bool = False
+
+
+class SettingView(msgspec.Struct, frozen=True):
+    """A setting in force for this request."""
+
+    name: str
+    """``traffic.connect_timeout``"""
+    value: str
+    """As it would stand in the file: ``1s``."""
+    origin: str = "default"
+    """``nodeproxy.yaml:14``, or ``default``."""
+
+
+class ExplainView(msgspec.Struct, frozen=True):
+    """What the proxy would do with a request now, and why. It is answered by the very
+    functions that handle traffic, so that it can't say anything else than what happens."""
+
+    query: ExplainQuery
+    outcome: Literal["proxied", "passthrough", "kernel", "refused", "unreachable"]
+    """``proxied``: to an endpoint. ``passthrough``: relayed untouched, no service has the
+    address. ``kernel``: not intercepted, so that the proxy never sees it. ``refused``: the
+    proxy answers with an error. ``unreachable``: dropped or rejected by a rule, or no address is
+    known for the host."""
+    summary: str
+    """The answer in one sentence."""
+    steps: tuple[StepView, ...] = ()
+    destination: str = ""
+    """``address:port`` that the packet is taken to carry."""
+    service: str = ""
+    port: int = 0
+    service_origin: str = ""
+    """Where the registry read it."""
+    protocol: str = ""
+    protocol_why: str = ""
+    """``declared by the registry``, ``detected from the first bytes``, ..."""
+    route: str = ""
+    backend: str = ""
+    """``namespace/name:port``"""
+    balance: str = ""
+    balance_why: str = ""
+    """How the policy chose, as a sentence."""
+    candidates: tuple[CandidateView, ...] = ()
+    pick: str = ""
+    """``address:port``. The draw is random where the policy is: ask again for another one."""
+    retry: str = ""
+    """Where the request goes if the pick can't be reached."""
+    status: int = 0
+    """Of a refusal: the status that the client is given (0: the connection is reset)."""
+    flags: str = ""
+    """Of a refusal: the response flags of the access log."""
+    settings: tuple[SettingView, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What else is worth knowing: headers that are added, stale registries, warnings."""
+
+
+class DriftView(msgspec.Struct, frozen=True):
+    """One difference between what is in the kernel and what should be."""
+
+    message: str
+    family: str = ""
+    table: str = ""
+    chain: str = ""
+    expected: str = ""
+    found: str = ""
+
+
+class RulesView(msgspec.Struct, frozen=True):
+    """Everything that nodeproxy keeps in the kernel."""
+
+    interception: InterceptionView
+    text: str = ""
+    """Rules, sets, addresses and routes in the syntax of their tools, for people."""
+
+
+class VerifyView(msgspec.Struct, frozen=True):
+    """The kernel's state compared with ours."""
+
+    ok: bool
+    drift: tuple[DriftView, ...] = ()
+    repaired: int = 0
+    """Of a repair: differences that are gone now."""
+
+
+class ProbeView(msgspec.Struct, frozen=True):
+    """For ``/ready`` and ``/live``."""
+
+    ok: bool
+    reasons: tuple[str, ...] = ()
+
+
+class View(Protocol):
+    """What the daemon shows. Plain calls take below 5 ms; the iterators do their work as
+    they are drained, a bounded part of it for each value."""
+
+    def status(self) -> StatusView: ...
+
+    def ready(self) -> ProbeView:
+        """Every registry has answered (or its last good state serves), the listeners are open
+        and interception is live."""
+
+    def live(self) -> ProbeView:
+        """The process is not beyond help. It answers at all, so the loop turns."""
+
+    def services(self) -> Iterable[ServiceView]:
+        """Sorted by name."""
+
+    def service(self, name: str) -> ServiceDetail | None:
+        """``namespace/name``, or None."""
+
+    def endpoints(self, service: str = "") -> Iterable[EndpointView] | None:
+        """Of all services or of one; None when there is no such service."""
+
+    def routes(self, service: str = "") -> Iterable[RouteView] | None:
+        """Of all services or of one; None when there is no such service."""
+
+    def registries(self) -> tuple[RegistryView, ...]: ...
+
+    def explain(self, query: ExplainQuery) -> ExplainView: ...
+
+    def metrics(self) -> Iterator[bytes]:
+        """The Prometheus text format 0.0.4, in slices."""
+
+    def log_level(self) -> LogLevel: ...
+
+    def set_log_level(self, level: LogLevel) -> None: ...
+
+    async def rules(self) -> RulesView: ...
+
+    async def rules_verify(self) -> VerifyView: ...
+
+    async def rules_repair(self) -> VerifyView:
+        """Also brings interception back after ``rules_remove``."""
+
+    async def rules_remove(self) -> RulesView:
+        """Stop intercepting until ``rules_repair`` or the next start: stop the heartbeat and
+        the watch first, so that the rules are not repaired, then remove everything."""
