@@ -1,0 +1,134 @@
+"""What one value alone can't show: settings that contradict each other, and doubtful ones."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+
+from nodeproxy.config.tree import File, Telemetry
+from registry.base import Problem
+
+__all__ = ["Check"]
+
+
+class Check:
+    """What one value alone can't show: settings that contradict each other."""
+
+    def __init__(self, document: Any, source: str) -> None:
+        self.document = document
+        self.source = source
+        self.problems: list[Problem] = []
+        self.warnings: list[Problem] = []
+
+    def all(self, file: File) -> None:
+        self.addresses(file)
+        self.interception(file)
+        self.registries(file)
+        self.telemetry(file.telemetry)
+        if file.traffic.outlier.max_ejection < file.traffic.outlier.base_ejection:
+            self.bad("is shorter than base_ejection", "traffic", "outlier", "max_ejection")
+        if not file.traffic.connect_timeout:
+            self.bad("needs to be more than 0", "traffic", "connect_timeout")
+
+    def bad(self, message: str, *path: str | int) -> None:
+        self.problems.append(self._problem(message, path))
+
+    def doubt(self, message: str, *path: str | int) -> None:
+        self.warnings.append(self._problem(message, path))
+
+    def _problem(self, message: str, path: tuple[str | int, ...]) -> Problem:
+        if self.document is None:
+            return Problem(message, self.source)
+        problem: Problem = self.document.problem(message, path)
+        return problem
+
+    def place(self, *path: str | int) -> str:
+        return f"{self.source}:{self.document.line(path)}"
+
+    def addresses(self, file: File) -> None:
+        taken: dict[tuple[str, int], str] = {}
+        if file.telemetry.metrics.enabled:
+            metrics = file.telemetry.metrics
+            taken[metrics.host, metrics.port] = "telemetry.metrics"
+        if file.interception.mode == "iptables":
+            # The intercepted listeners have link-local addresses: only a wildcard can collide.
+            for name in ("outbound_port", "inbound_port"):
+                port = getattr(file.interception, name)
+                taken["169.254.171.1", port] = taken["fd0d:4e50::1", port] = f"interception.{name}"
+        for i, listener in enumerate(file.listeners):
+            host, port = listener.bind.host, listener.bind.port
+            for (other_host, other_port), user in taken.items():
+                same = host == other_host or _covers(host, other_host) or _covers(other_host, host)
+                if port == other_port and same:
+                    self.bad(f"{listener.bind} is taken by {user}", "listeners", i, "bind")
+            taken[host, port] = f"listeners[{i}]"
+
+    def interception(self, file: File) -> None:
+        settings = file.interception
+        if settings.expiry % 1 or not 1 <= settings.expiry <= 3600:
+            # The kernel's set entries expire by whole seconds.
+            self.bad("needs to be whole seconds, from 1s to 1h", "interception", "expiry")
+        if settings.mark & ~settings.mask:
+            self.bad("has bits outside of interception.mask", "interception", "mark")
+        if settings.outbound_port == settings.inbound_port:
+            self.bad("is the outbound port too", "interception", "inbound_port")
+        for i, cidr in enumerate(settings.vip_cidrs):
+            for j, other in enumerate(settings.vip_cidrs[:i]):
+                one, two = ipaddress.ip_network(cidr), ipaddress.ip_network(other)
+                if one.version == two.version and one.overlaps(two):
+                    message = f"{cidr} overlaps vip_cidrs[{j}], {other}"
+                    self.bad(message, "interception", "vip_cidrs", i)
+        if settings.mode == "none" and not file.listeners:
+            self.doubt(
+                "mode none and no listeners: no traffic will reach the proxy", "interception"
+            )
+        if settings.fail == "closed" and settings.kernel_path == "on":
+            self.doubt(
+                "with fail: closed traffic is refused while the proxy is down, so that the kernel "
+                "path carries nothing",
+                "interception",
+                "kernel_path",
+            )
+
+    def registries(self, file: File) -> None:
+        seen: dict[str, int] = {}
+        for i, entry in enumerate(file.registries):
+            if entry.name in seen:
+                self.bad(
+                    f'the name "{entry.name}" is that of registries[{seen[entry.name]}]; give one '
+                    "of them a name of its own: {kind: ..., name: ...}",
+                    "registries",
+                    i,
+                )
+            seen.setdefault(entry.name, i)
+        if not file.registries:
+            self.doubt("no registries: nodeproxy knows no service", "registries")
+
+    def telemetry(self, telemetry: Telemetry) -> None:
+        metrics = telemetry.metrics
+        if metrics.enabled and not ipaddress.ip_address(metrics.host).is_loopback:
+            self.doubt(
+                f"{metrics} can be reached from other hosts; what it tells has no access control",
+                "telemetry",
+                "metrics",
+            )
+
+    def origins(self) -> list[tuple[str, str]]:
+        if self.document is None:
+            return []
+        found = []
+
+        def walk(value: object, path: tuple[str, ...]) -> None:
+            if not isinstance(value, dict) or path == ("registries",):
+                return
+            for key, part in value.items():
+                found.append((".".join((*path, key)), self.place(*path, key)))
+                walk(part, (*path, key))
+
+        walk(self.document.value, ())
+        return found
+
+
+def _covers(wildcard: str, host: str) -> bool:
+    """Binding the wildcard takes the port on ``host`` as well."""
+    return (wildcard == "0.0.0.0" and ":" not in host) or (wildcard == "::" and ":" in host)
