@@ -29,7 +29,7 @@ is never touched. Example::
         lab.popen("pod2-1", "python3", "-m", "http.server", "8080")
         print(lab.run("pod1-1", "curl", "-s", f"http://{lab.pod(2, 1).address4}:8080/"))
         listener = lab.socket("node1", socket.AF_INET6)  # lives in node1, used from here
-        table = lab.inside("node1", lambda: Path("/proc/net/tcp").read_text())
+        table = lab.inside("node1", lambda: Path("/proc/thread-self/net/tcp").read_text())
 """
 
 import contextlib
@@ -296,7 +296,13 @@ class Lab:
                 self._route(node, pod, veth)
 
     def _bridge(self, node: Node, pod: Pod, veth: str) -> None:
-        self._ip(node.name, f"link set {veth} master br0 up")
+        # Hairpin mode as kubelet and the bridge plugin set it: with bridge-nf on, a pod that
+        # reaches itself by a service address comes back through the port that it left by.
+        self._ip(
+            node.name,
+            f"link set {veth} master br0 up",
+            f"link set {veth} type bridge_slave hairpin on",
+        )
         self._ip(
             pod.name,
             f"addr add {pod.address4}/24 dev eth0",
