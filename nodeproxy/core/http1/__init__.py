@@ -1,0 +1,34 @@
+"""HTTP/1.1 on bytes: heads, framing and the proxy's own answers; no sockets, no clock.
+
+``parse_request`` and ``parse_response`` read a head in one strict reading or refuse it,
+``request_head`` and ``response_head`` write what is sent on, ``Chunked`` finds the end of a
+chunked body, ``error_response`` answers for the proxy. The decisions are in
+docs/design/http1.md.
+
+Measured on one core (Python 3.11, microseconds, tests/bench/http1_heads.py): see that document.
+"""
+
+from __future__ import annotations
+
+from nodeproxy.core.http1.answer import error_response
+from nodeproxy.core.http1.body import BadChunk, Chunked
+from nodeproxy.core.http1.grammar import CHUNKED, UNTIL_CLOSE
+from nodeproxy.core.http1.limits import DEFAULT, Limits
+from nodeproxy.core.http1.request import RequestHead, parse_request, request_head
+from nodeproxy.core.http1.response import ResponseHead, parse_response, response_head
+
+__all__ = [
+    "CHUNKED",
+    "DEFAULT",
+    "UNTIL_CLOSE",
+    "BadChunk",
+    "Chunked",
+    "Limits",
+    "RequestHead",
+    "ResponseHead",
+    "error_response",
+    "parse_request",
+    "parse_response",
+    "request_head",
+    "response_head",
+]
