@@ -2,7 +2,7 @@
 
     python tests/bench/run.py                                  # everything, about 25 minutes
     python tests/bench/run.py --scenario http-small --seconds 3 --rounds 3 --check
-    python tests/bench/run.py --save results.json --write-docs # fill the docs from this run
+    python tests/bench/run.py --write-docs                     # ... and fill the docs from it
     python tests/bench/run.py --from results.json --write-docs # ... from an earlier one
 
 The proxy under test has one core for itself; back end, load and this program share the other.
@@ -31,6 +31,8 @@ from bench.scenarios import BY_NAME, SCENARIOS
 
 PEERS = {peer.name: peer for peer in (envoy.PEER, haproxy.PEER, nginx.PEER, nodeproxy.PEER)}
 ROOT = Path(__file__).resolve().parents[2]
+#: The results that the documents show, so that a test can hold them together.
+SHOWN = "docs/performance.json"
 DOCUMENTS = ("docs/performance.md", "README.md")
 
 
@@ -152,7 +154,8 @@ def measure(options: argparse.Namespace, argv: Sequence[str]) -> Results:
     return Results(environment, tuple(runs), absent)
 
 
-def write_docs(results: Results) -> None:
+def write_docs(results: Results, encoded: bytes) -> None:
+    (ROOT / SHOWN).write_bytes(encoded)
     for name in DOCUMENTS:
         path = ROOT / name
         if path.exists():
@@ -171,13 +174,13 @@ def main(argv: Sequence[str]) -> None:
         results = msgspec.json.decode(options.source.read_bytes(), type=Results)
     else:
         results = measure(options, argv)
-    encoded = msgspec.json.format(msgspec.json.encode(results), indent=1)
+    encoded = msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n"
     if options.save is not None:
-        options.save.write_bytes(encoded + b"\n")
+        options.save.write_bytes(encoded)
     if options.write_docs:
-        write_docs(results)
+        write_docs(results, encoded)
     if options.output == "json":
-        print(encoded.decode())
+        print(encoded.decode(), end="")
     else:
         print(report.full(results))
     if options.check:

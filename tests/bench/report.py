@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from bench.results import Results, Summary, cost_ratio, rate_ratio, summaries
+from bench.results import COST, Results, Summary, cost_ratio, rate_ratio, summaries
 from bench.scenarios import BY_NAME, Unit
 
 BASES = ("envoy", "haproxy")
 NAMES = {"envoy": "Envoy", "haproxy": "HAProxy", "nginx": "nginx", "nodeproxy": "nodeproxy"}
-COST = {"request": "CPU µs/request", "GiB": "CPU ms/GiB", "connection": "bytes/connection"}
 RATE = {"request": "requests/s", "GiB": "MiB/s", "connection": "-"}
 NOISY = 0.05
 

@@ -6,6 +6,7 @@ import msgspec
 from bench.scenarios import BY_NAME, SCENARIOS, Unit
 
 GIB = 1 << 30
+COST = {"request": "CPU µs/request", "GiB": "CPU ms/GiB", "connection": "bytes/connection"}
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -107,14 +108,18 @@ def summarise(scenario: str, peer: str, runs: list[Run]) -> Summary:
 
 
 def summaries(results: Results) -> dict[str, dict[str, Summary]]:
-    """scenario -> proxy -> summary, in the order of SCENARIOS and of the first round."""
+    """scenario -> proxy -> summary, in the order of SCENARIOS and of the command line."""
+    order = [*results.environment.versions]
     grouped: dict[str, dict[str, list[Run]]] = {}
     for run in results.runs:
         grouped.setdefault(run.scenario, {}).setdefault(run.peer, []).append(run)
     return {
         scenario.name: {
             peer: summarise(scenario.name, peer, runs)
-            for peer, runs in grouped[scenario.name].items()
+            for peer, runs in sorted(
+                grouped[scenario.name].items(),
+                key=lambda item: order.index(item[0]) if item[0] in order else len(order),
+            )
         }
         for scenario in SCENARIOS
         if scenario.name in grouped

@@ -11,7 +11,7 @@ from bench import load
 from bench.measure import resident_bytes, usage
 from bench.peers.base import Peer, Site
 from bench.processes import StartFailed, free_port, running
-from bench.results import Run
+from bench.results import COST, Run, cost
 from bench.scenarios import Scenario
 
 WARM_UP = 1  # seconds of load before the first round
@@ -164,7 +164,7 @@ def run_scenario(scenario: Scenario, peers: Sequence[Peer], bench: Bench) -> lis
     for run in rounds(scenario, peers, bench):
         bench.say(
             f"{run.scenario} round {run.round}/{bench.rounds} {run.peer}: "
-            + (run.problem or f"{run.requests} requests, {run.cpu:.2f} s CPU")
+            + (run.problem or f"{cost(run, scenario.unit) or 0:,.1f} {COST[scenario.unit]}")
         )
         runs.append(run)
     return runs

@@ -21,6 +21,9 @@ BROWSER_FIELDS: tuple[tuple[str, str], ...] = (
     ("Accept-Encoding", "gzip, deflate, br"),
     ("Cache-Control", "no-cache"),
     ("Sec-Fetch-Mode", "navigate"),
+    ("Sec-Fetch-Site", "same-origin"),
+    ("Sec-Fetch-Dest", "document"),
+    ("Upgrade-Insecure-Requests", "1"),
     ("Referer", "http://shop.example/catalogue/shoes"),
     ("Cookie", "session=7e1f0c2ab94d4c6f8a31; theme=dark; cart=4f9b1d; consent=1; region=eu-1"),
 )
