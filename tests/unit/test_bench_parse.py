@@ -2,10 +2,13 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
+
+from nodeproxy.config import load
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "tests"))
@@ -249,6 +252,18 @@ def test_envoys_routes_lead_to_its_clusters():
     )
     (host,) = web["route_config"]["virtual_hosts"]
     assert {host["routes"][0]["route"]["cluster"], stream["cluster"]} == names
+
+
+def test_the_configuration_is_valid_without_a_warning(tmp_path: Path):
+    for name, text in nodeproxy.files(replace(SITE, directory=tmp_path)).items():
+        (tmp_path / name).write_text(text)
+    config = load(tmp_path / "nodeproxy.yaml")
+    assert config.warnings == ()
+    assert [(each.bind, each.service) for each in config.listeners] == [
+        ("127.0.0.1:20001", "bench/web"),
+        ("127.0.0.1:20002", "bench/stream"),
+    ]
+    assert config.telemetry.access_log.mode == "off"
 
 
 def test_another_build_of_nodeproxy_can_be_named(monkeypatch: pytest.MonkeyPatch):

@@ -1,6 +1,7 @@
 """What every proxy under test is told, and what it must tell."""
 
 import re
+import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,6 +35,11 @@ class Peer:
     files: Callable[[Site], dict[str, str]]  # file name -> text, to be written to site.directory
     command: Callable[[str, Site], list[str]]
     tcp: Callable[[], str | None] = lambda: None  # None: it relays TCP; else what is missing
+
+
+def daemon(name: str) -> str | None:
+    """A program of /usr/sbin, which is not in everybody's PATH."""
+    return shutil.which(name) or shutil.which(f"/usr/sbin/{name}")
 
 
 def first_version(*command: str) -> str:

@@ -1,8 +1,6 @@
 """HAProxy near its defaults: one thread, least connections, forwarded header, no log."""
 
-import shutil
-
-from bench.peers.base import Peer, Site, first_version
+from bench.peers.base import Peer, Site, daemon, first_version
 
 
 def _servers(site: Site) -> str:
@@ -60,7 +58,7 @@ def command(binary: str, site: Site) -> list[str]:
 PEER = Peer(
     name="haproxy",
     install="apt-get install haproxy",
-    binary=lambda: shutil.which("haproxy"),
+    binary=lambda: daemon("haproxy"),
     version=lambda binary: first_version(binary, "-v"),
     files=files,
     command=command,

@@ -1,17 +1,15 @@
 """nginx as a proxy: one worker, least connections, forwarded header, no access log."""
 
-import shutil
 from pathlib import Path
 
-from bench.peers.base import Peer, Site, first_version
+from bench.peers.base import Peer, Site, daemon, first_version
 
-BINARY = "/usr/sbin/nginx"
 STREAM_MODULE = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
 
 
 def find() -> str | None:
-    """sbin is not in everybody's PATH."""
-    return shutil.which("nginx") or shutil.which(BINARY)
+    """The back end needs it too."""
+    return daemon("nginx")
 
 
 def missing_stream() -> str | None:
