@@ -11,7 +11,7 @@ from typing import Final
 
 from nodeproxy.core.errors import BadRequest, BadResponse, HeadTooLarge, Unsupported
 from nodeproxy.core.http1 import grammar
-from nodeproxy.core.http1.grammar import END_OF_FIELDS, METHOD_BYTES
+from nodeproxy.core.http1.grammar import METHOD_BYTES
 from nodeproxy.core.http1.limits import Limits
 
 __all__ = ["EARLY", "unfinished_request", "unfinished_response"]
@@ -26,9 +26,9 @@ _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]").search
 _FORM = re.compile(rb"[^ ]++ [^ ]++ HTTP/1\.[01]").fullmatch
 
 
-def unfinished_request(data: bytes, limits: Limits) -> None:
-    """``data`` does not match a request's head. Return when more bytes may help, else raise."""
-    cut = data.find(END_OF_FIELDS)
+def unfinished_request(data: bytes, limits: Limits, cut: int) -> None:
+    """``data`` does not match a request's head; ``cut`` is where its last field's CRLF begins, or
+    -1 when it has no end yet. Return when more bytes may help, else raise."""
     if cut < 0:
         if len(data) > limits.head:
             _request_too_large(data, limits)
@@ -79,9 +79,8 @@ def _request_line(line: bytes, limits: Limits) -> None:
     raise BadRequest("the request line does not end in a version of HTTP")
 
 
-def unfinished_response(data: bytes, limits: Limits) -> None:
-    """``data`` does not match a response's head. Return when more bytes may help, else raise."""
-    cut = data.find(END_OF_FIELDS)
+def unfinished_response(data: bytes, limits: Limits, cut: int) -> None:
+    """``data`` does not match a response's head (``cut`` as above). Return when more bytes may help, else raise."""
     if cut < 0:
         if len(data) > limits.head:
             raise BadResponse(f"the response's head exceeds {limits.head} bytes")

@@ -86,18 +86,19 @@ class RequestHead(msgspec.Struct, gc=False):
         return collect(self.fields, name)
 
 
-def parse_request(data: bytes, limits: Limits = DEFAULT) -> RequestHead | None:
+def parse_request(data: bytes, limits: Limits = DEFAULT, *, seen: int = 0) -> RequestHead | None:
     """Read the head at the start of ``data``; None when more bytes are needed.
 
-    ``data`` may go on with the body and with further requests. Raises BadRequest,
+    ``data`` may go on with the body and with further requests. ``seen`` is the number of bytes
+    for which an earlier call said None: they are not searched again. Raises BadRequest,
     HeadTooLarge or Unsupported as soon as no further byte could make a head that we accept.
     """
-    if len(data) > EARLY and END_OF_FIELDS not in data:
-        unfinished_request(data, limits)
+    if len(data) > EARLY and data.find(END_OF_FIELDS, max(0, seen - 3)) < 0:
+        unfinished_request(data, limits, -1)
         return None
     match = limits.match_request(data)
     if match is None:
-        unfinished_request(data, limits)
+        unfinished_request(data, limits, data.find(END_OF_FIELDS))
         return None
     method, target, version, fields = match.groups()
     start, stop = match.span(4)

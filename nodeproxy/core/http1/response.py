@@ -63,16 +63,18 @@ class ResponseHead(msgspec.Struct, gc=False):
         return collect(self.fields, name)
 
 
-def parse_response(data: bytes, method: bytes, limits: Limits = DEFAULT) -> ResponseHead | None:
+def parse_response(
+    data: bytes, method: bytes, limits: Limits = DEFAULT, *, seen: int = 0
+) -> ResponseHead | None:
     """Read the head at the start of ``data``, an answer to a request with ``method``; None when
-    more bytes are needed. Interim responses (1xx) are returned like others, with framing 0.
+    more bytes are needed (``seen`` as for a request). Interim responses (1xx) are returned like others, with framing 0.
     Raises BadResponse."""
-    if len(data) > EARLY and END_OF_FIELDS not in data:
-        unfinished_response(data, limits)
+    if len(data) > EARLY and data.find(END_OF_FIELDS, max(0, seen - 3)) < 0:
+        unfinished_response(data, limits, -1)
         return None
     match = limits.match_response(data)
     if match is None:
-        unfinished_response(data, limits)
+        unfinished_response(data, limits, data.find(END_OF_FIELDS))
         return None
     version, code, reason, fields = match.groups()
     start, stop = match.span(4)
@@ -142,7 +144,7 @@ def parse_response(data: bytes, method: bytes, limits: Limits = DEFAULT) -> Resp
     if framing == UNTIL_CLOSE:
         keep_alive = clean = False
     if minor and reason is not None:
-        status_line = match[0][: start - 2]
+        status_line = data[: start - 2]
     else:
         status_line = b"HTTP/1.1 %b%b" % (code, reason or b" ")
     return ResponseHead(status, status_line, minor, framing, keep_alive, fields, clean, stop + 2)
