@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import lru_cache
 from random import Random
 from time import monotonic as _monotonic
 from time import time as _time
@@ -22,7 +23,7 @@ import msgspec
 
 from nodeproxy.core.record import Record
 
-__all__ = ["AccessLog", "AccessLogSettings", "Line", "line_of"]
+__all__ = ["AccessLog", "AccessLogSettings", "Line", "line_of", "timestamp"]
 
 NO_FLAGS: Final = "-"
 _CONTROL: Final = re.compile("[\x7f-\x9f]")
@@ -41,7 +42,7 @@ class AccessLogSettings(msgspec.Struct, frozen=True):
     Connections that are relayed as TCP are never slow: they last as long as they are used."""
 
 
-class Line(msgspec.Struct, frozen=True):
+class Line(msgspec.Struct, frozen=True, gc=False):
     """A line's fields, in their order. Times are whole milliseconds, counts are bytes."""
 
     start_time: str
@@ -69,12 +70,22 @@ class Line(msgspec.Struct, frozen=True):
     tries: int
 
 
+@lru_cache(maxsize=16)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+def timestamp(seconds: float) -> str:
+    """RFC 3339, UTC, with milliseconds, for seconds since the epoch."""
+    whole, milliseconds = divmod(int(seconds * 1000), 1000)
+    return f"{_second(whole)}.{milliseconds:03d}Z"
+
+
 def line_of(record: Record, start: float) -> Line:
     """The line for ``record``, whose start was at ``start``, in seconds since the epoch."""
     waited = record.responded - record.sent if record.responded >= 0 and record.sent >= 0 else None
-    moment = datetime.fromtimestamp(start, UTC).isoformat(timespec="milliseconds")
     return Line(
-        start_time=moment.removesuffix("+00:00") + "Z",
+        start_time=timestamp(start),
         method=_text(record.method),
         path=_text(record.path),
         authority=_text(record.authority),

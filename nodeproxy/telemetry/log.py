@@ -91,7 +91,7 @@ def configure(
     handler = _Handler(output)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
+            foreign_pre_chain=[_component, *shared],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *final],
         )
     )
@@ -104,7 +104,7 @@ def configure(
 
 def get_logger(name: str) -> Logger:
     """The logger of one part of the program; ``name`` is in each of its lines."""
-    logger: Logger = structlog.get_logger(logger=name)
+    logger: Logger = structlog.get_logger(component=name)
     return logger
 
 
@@ -226,9 +226,15 @@ def _filter(logger: Any, method: str, event: Event) -> Event:
     return event
 
 
+def _component(logger: Any, method: str, event: Event) -> Event:
+    """A library's lines carry its logger's name where ours carry the component."""
+    event["component"] = event["_record"].name
+    return event
+
+
 def _ordered(logger: Any, method: str, event: Event) -> Event:
     """The keys that every line has come first."""
-    first = {k: event[k] for k in ("timestamp", "level", "logger", "event") if k in event}
+    first = {k: event[k] for k in ("timestamp", "level", "component", "event") if k in event}
     return {**first, **event}
 
 

@@ -126,6 +126,11 @@ class Family(Generic[S]):
     def __len__(self) -> int:
         return len(self._series)
 
+    @property
+    def size(self) -> int:
+        """Lines that this metric's series take, or took at the last scrape if pulled."""
+        return self._held if self._pull else len(self._series) * self.lines
+
     def bind(self, *values: str) -> S:
         """The series with these label values, made if need be; the same object every time.
 
@@ -187,9 +192,9 @@ class Family(Generic[S]):
     def _pulled(self) -> Iterator[tuple[int, str]]:
         assert self._pull is not None
         budget = self._owner.budget
-        if self._held:
+        if not self._exempt:
             budget.give_back(self.name, self._held)
-            self._held = 0
+        self._held = 0
         limit = budget.limit if self._exempt else budget.room(self.name)
         unique: dict[str, float] = {}
         try:
@@ -201,7 +206,7 @@ class Family(Generic[S]):
             # Whatever went wrong in a part of the daemon, the other metrics are needed now.
             self._owner.errors.bind(self.name).value += 1
             return
-        if not self._exempt and budget.take(self.name, len(unique)):
+        if self._exempt or budget.take(self.name, len(unique)):
             self._held = len(unique)
         if missed:
             self._owner.dropped.bind(self.name).value += missed
@@ -277,8 +282,8 @@ class Metrics:
         return tuple(self._families.values())
 
     def cardinality(self) -> list[tuple[str, int]]:
-        """Metrics and the lines that their bound series take, the largest first."""
-        sizes = [(f.name, len(f) * f.lines) for f in self._families.values()]
+        """Metrics and the lines that their series take, the largest first."""
+        sizes = [(f.name, f.size) for f in self._families.values()]
         return sorted(sizes, key=lambda size: (-size[1], size[0]))
 
     def render(self, slice_lines: int = SLICE_LINES) -> Iterator[bytes]:

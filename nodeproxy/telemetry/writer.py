@@ -23,7 +23,7 @@ LIMIT: Final = 4 << 20
 """Bytes that may wait to be written."""
 BATCH: Final = 64 << 10
 """Bytes that are written by one call."""
-PATIENCE: Final = 500
+PATIENCE: Final = 200
 """Milliseconds between two looks at whether the writer is being closed."""
 
 _FLAGS: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
