@@ -65,9 +65,9 @@ class Check:
 
     def interception(self, file: File) -> None:
         settings = file.interception
-        if settings.expiry % 1 or not 1 <= settings.expiry <= 3600:
+        if settings.expiry % 1 or not 1 <= settings.expiry <= 60:
             # The kernel's set entries expire by whole seconds.
-            self.bad("needs to be whole seconds, from 1s to 1h", "interception", "expiry")
+            self.bad("needs to be whole seconds, from 1s to 60s", "interception", "expiry")
         if settings.mark & ~settings.mask:
             self.bad("has bits outside of interception.mask", "interception", "mark")
         if settings.outbound_port == settings.inbound_port:

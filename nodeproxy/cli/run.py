@@ -1,0 +1,25 @@
+"""``nodeproxy run``: the daemon, in the foreground."""
+
+from __future__ import annotations
+
+import click
+
+from nodeproxy.cli.session import Session, config_option
+
+__all__ = ["run"]
+
+
+@click.command()
+@config_option
+@click.pass_obj
+def run(session: Session) -> None:
+    """Run the proxy of this node, in the foreground.
+
+    Ends with 2 if the configuration is wrong: trying again would not help.
+    """
+    config = session.load()
+    for warning in config.warnings:
+        click.echo(f"Warning: {warning}", err=True)
+    from nodeproxy import daemon
+
+    raise SystemExit(daemon.run(config))
