@@ -16,7 +16,7 @@ from bench.parse import WrkOutput, parse_wrk
 from bench.scenarios import MIB, Scenario
 
 STALL = 10.0  # seconds without a byte after which a load gives up
-MAX_TRANSFERS = 400
+MAX_BYTES = 64 << 30  # that one connection may ask for
 
 
 class LoadFailed(Exception):
@@ -73,9 +73,8 @@ def wrk(binary: str, scenario: Scenario, port: int, seconds: int) -> WrkOutput:
 
 @dataclass(slots=True)
 class Transfer:
-    bodies: int
     bytes: int
-    seconds: float
+    durations: list[float]  # microseconds from the request to the last byte of each body
 
 
 class _Download:
@@ -92,9 +91,11 @@ class _Download:
         self.scratch = bytearray(MIB)
         self.head = b""
         self.left = 0
-        self.bodies = 0
+        self.asked = 0.0
+        self.durations: list[float] = []
 
     def ask(self) -> None:
+        self.asked = perf_counter()
         self.head = b""
         self.left = -1
         self.socket.sendall(self.request)
@@ -127,7 +128,7 @@ class _Download:
                 raise LoadFailed(f"the stream ended {self.left} bytes before its end")
             self.left -= received
         if self.left == 0:
-            self.bodies += 1
+            self.durations.append((perf_counter() - self.asked) * 1e6)
         return received
 
 
@@ -150,12 +151,12 @@ def download(scenario: Scenario, port: int, seconds: float) -> Transfer:
                 one = key.data
                 total += one.read()
                 if one.left == 0:
-                    if perf_counter() - start < seconds and one.bodies < MAX_TRANSFERS:
+                    asked = len(one.durations) * scenario.size
+                    if perf_counter() - start < seconds and asked < MAX_BYTES:
                         one.ask()
                     else:
                         selector.unregister(one.socket)
-        took = perf_counter() - start
-    return Transfer(sum(one.bodies for one in downloads), total, took)
+    return Transfer(total, [took for one in downloads for took in one.durations])
 
 
 def _exchange(peer: socket.socket, request: bytes, size: int) -> None:

@@ -62,6 +62,13 @@ class Summary(msgspec.Struct, frozen=True):
     problem: str | None = None
 
 
+def percentile(values: list[float], percent: int) -> float | None:
+    """The nearest rank; None when there are less than 100 values and so no 99th percentile."""
+    if len(values) < 100:
+        return None
+    return sorted(values)[-(-len(values) * percent // 100) - 1]
+
+
 def cost(run: Run, unit: Unit) -> float | None:
     """None where nothing was done, so nothing can be divided."""
     if unit == "request":

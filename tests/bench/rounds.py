@@ -11,7 +11,7 @@ from bench import load
 from bench.measure import resident_bytes, usage
 from bench.peers.base import Peer, Site
 from bench.processes import StartFailed, free_port, running
-from bench.results import COST, Run, cost
+from bench.results import COST, Run, cost, percentile
 from bench.scenarios import Scenario
 
 WARM_UP = 1  # seconds of load before the first round
@@ -100,11 +100,13 @@ def _measure(scenario: Scenario, proxy: Started, number: int, bench: Bench) -> R
         scenario=scenario.name,
         peer=name,
         round=number,
-        requests=moved.bodies,
+        requests=len(moved.durations),
         bytes=moved.bytes,
         seconds=used.wall,
         cpu=used.cpu,
         foreign=used.foreign,
+        p50=percentile(moved.durations, 50),
+        p99=percentile(moved.durations, 99),
     )
 
 

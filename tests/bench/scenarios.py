@@ -70,7 +70,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     Scenario(
         "http-1m",
         "HTTP/1.1, keep-alive, 8 connections, 1 MiB bodies",
-        "wrk",
+        "download",
         "http",
         "GiB",
         "/1m",

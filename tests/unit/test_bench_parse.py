@@ -30,6 +30,7 @@ from bench.results import (  # noqa: E402
     Run,
     cost,
     cost_ratio,
+    percentile,
     rate_ratio,
     summaries,
     summarise,
@@ -124,6 +125,12 @@ def test_cost_per_unit():
     assert cost(run("envoy", 1, 0.5, bytes=1 << 31), "GiB") == pytest.approx(250)
     assert cost(run("envoy", 1, 0, connections=1000, memory=600_000), "connection") == 600
     assert cost(run("envoy", 1, 0.5, requests=0), "request") is None
+
+
+def test_percentiles_need_a_hundred_values():
+    assert percentile([1.0] * 99, 50) is None
+    values = [float(value) for value in range(200, 0, -1)]
+    assert (percentile(values, 50), percentile(values, 99)) == (100, 198)
 
 
 def test_medians_leave_invalid_rounds_out():
