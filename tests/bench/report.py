@@ -119,7 +119,9 @@ def full(results: Results) -> str:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())[:300]
+    """Both ends of it: what happened, and the last words of a log, which mostly say why."""
+    line = " ".join(text.split())
+    return line if len(line) <= 300 else f"{line[:60]} ... {line[-235:]}"
 
 
 def summary(results: Results) -> str:
