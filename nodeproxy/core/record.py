@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from nodeproxy.core.http1 import RequestHead
 
 __all__ = ["Record"]
 
@@ -26,6 +29,7 @@ class Record:
         "detail",
         "ended",
         "flags",
+        "head",
         "local_upstream",
         "method",
         "path",
@@ -65,6 +69,9 @@ class Record:
         self.upstream = ""
         """``address:port`` of the endpoint, or empty when none was reached."""
         self.local_upstream = ""
+        self.head: RequestHead | None = None
+        """The request as it was read. What follows is taken from it by :meth:`describe`, and
+        only for those records that somebody reads."""
         self.method = b""
         self.path = b""
         self.authority = b""
@@ -83,3 +90,14 @@ class Record:
         """From the client."""
         self.bytes_sent = 0
         """To the client."""
+
+    def describe(self) -> None:
+        """Fill in what the request's head tells: for the access log, not for each request."""
+        head = self.head
+        if head is not None:
+            self.method = head.method
+            self.path = head.target
+            self.authority = head.host
+            self.user_agent = head.user_agent
+            self.x_forwarded_for = head.x_forwarded_for
+            self.request_id = head.request_id

@@ -1,0 +1,35 @@
+"""One accepted connection: what all its requests have in common."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nodeproxy.core.record import Record
+from nodeproxy.dataplane.stream import Address, Stream
+from nodeproxy.dataplane.upstream import Upstream, host_port
+
+if TYPE_CHECKING:
+    from nodeproxy.dataplane.node import Node
+
+__all__ = ["Connection"]
+
+
+class Connection:
+    """A client's connection: who called, and what it dialled."""
+
+    __slots__ = ("client", "destination", "forwarded_for", "node", "peer")
+
+    def __init__(self, node: Node, client: Stream, peer: Address, destination: str) -> None:
+        self.node = node
+        self.client = client
+        self.peer = host_port(peer)
+        self.forwarded_for = peer[0].encode()
+        self.destination = destination
+        """``address:port`` that the client dialled: before the redirection, if there was one."""
+
+    def record(self, started: float, protocol: str, provider: Upstream) -> Record:
+        """A new record of something on this connection."""
+        record = Record(started, protocol, self.peer, self.destination)
+        record.service = provider.service.name
+        record.backend = provider.name
+        return record

@@ -1,0 +1,225 @@
+"""Lanes: straight-line coroutines that the reactor drives.
+
+The contract:
+
+* A lane is one coroutine. It awaits the methods of :class:`~nodeproxy.dataplane.stream.Stream`,
+  :func:`~nodeproxy.dataplane.stream.connect`, :func:`sleep` and :meth:`Lane.join`, and nothing
+  else: never a trio function. Trio tasks never await a lane; both run in one thread, so they
+  hand over by plain calls.
+* A lane runs until it awaits something that is not ready. Nobody else runs meanwhile.
+* Every wait has a deadline. When it passes, :class:`TimedOut` is raised at the await.
+* :meth:`Lane.cancel` raises :class:`Cancelled` (a ``BaseException``) at the await, or before
+  the first step of a lane that has not begun. The lane closes what it owns in ``finally`` and
+  may await there no more. Cancelling a finished lane, or twice, is harmless.
+* A lane that is running, or that waits for a lane it is just starting, cannot be thrown into.
+  Who may run inside another lane's step uses ``Reactor.soon``, which acts when the batch ends.
+* A lane belongs to a :class:`LaneGroup`, through which drain and shutdown reach it.
+* An exception that leaves a lane other than ``Cancelled`` is a bug: it is reported to the
+  reactor's ``on_crash`` and harms no other lane.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Coroutine, Generator
+from math import inf
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from nodeproxy.core.errors import ProxyError
+
+if TYPE_CHECKING:
+    from nodeproxy.dataplane.reactor import Reactor
+    from nodeproxy.dataplane.timers import Timed
+
+__all__ = ["Cancelled", "Companion", "Lane", "LaneGroup", "TimedOut", "sleep"]
+
+T = TypeVar("T")
+
+
+class Cancelled(BaseException):
+    """The lane is told to end. Not an error: ``except Exception`` does not see it."""
+
+
+class TimedOut(Exception):
+    """The deadline of a wait has passed. The caller knows what was waited for."""
+
+
+class Lane:
+    """One coroutine on the reactor; see the module's text for its contract."""
+
+    __slots__ = (
+        "_coro",
+        "_joiner",
+        "_resume",
+        "asleep",
+        "bucket",
+        "deadline",
+        "done",
+        "group",
+        "look_at",
+        "reactor",
+    )
+
+    def __init__(self, reactor: Reactor, coro: Coroutine[Any, Any, None], group: LaneGroup) -> None:
+        self.reactor = reactor
+        self.group = group
+        self._coro = coro
+        self._resume = coro.send
+        self._joiner: Lane | None = None
+        self.asleep = False
+        self.done = False
+        self.deadline = inf
+        self.look_at = inf
+        self.bucket: set[Timed] | None = None
+        group.lanes.add(self)
+
+    def step(self) -> None:
+        """Run the lane to its next await. Called by the reactor and by streams."""
+        reactor = self.reactor
+        outer = reactor.lane
+        reactor.lane = self
+        try:
+            self._resume(None)
+        except StopIteration:
+            self._finish()
+        except BaseException as error:
+            self._crash(error)
+        finally:
+            reactor.lane = outer
+
+    def throw(self, error: BaseException) -> None:
+        """Raise ``error`` where the lane waits, and run it to its next await."""
+        if self.done:
+            return
+        reactor = self.reactor
+        outer = reactor.lane
+        reactor.lane = self
+        self.asleep = False
+        try:
+            self._coro.throw(error)
+        except StopIteration:
+            self._finish()
+        except BaseException as left:
+            self._crash(left)
+        finally:
+            reactor.lane = outer
+
+    def cancel(self) -> None:
+        """Raise Cancelled where the lane waits. Harmless when it has finished."""
+        self.throw(Cancelled())
+
+    def expire(self) -> None:
+        """The deadline has passed: wake a sleeper, or raise TimedOut where the lane waits."""
+        self.deadline = inf
+        if self.asleep:
+            self.asleep = False
+            self.step()
+        else:
+            self.throw(TimedOut())
+
+    @types.coroutine
+    def join(self) -> Generator[None, None, None]:
+        """Wait until this lane has finished, however it ends. One lane may wait at a time."""
+        me = self.reactor.lane
+        assert me is not None, "join is awaited by lanes only"
+        me.deadline = inf
+        while not self.done:
+            self._joiner = me
+            try:
+                yield
+            finally:
+                self._joiner = None
+
+    def _finish(self) -> None:
+        self.done = True
+        if self.bucket is not None:
+            self.bucket.discard(self)
+            self.bucket = None
+        self.group.lanes.discard(self)
+        joiner = self._joiner
+        if joiner is not None:
+            # Not now: the joiner would run inside whoever ended this lane.
+            self.reactor.soon(joiner)
+        on_empty = self.group.on_empty
+        if on_empty is not None and not self.group.lanes:
+            on_empty()
+
+    def _crash(self, error: BaseException) -> None:
+        self._finish()
+        if not isinstance(error, Cancelled):
+            self.reactor.on_crash(error)
+
+
+class LaneGroup:
+    """The lanes that end together: those of a listener, of a daemon, of a test."""
+
+    __slots__ = ("lanes", "on_empty")
+
+    def __init__(self) -> None:
+        self.lanes: set[Lane] = set()
+        self.on_empty: Callable[[], None] | None = None
+        """Called each time the last lane has finished."""
+
+    def cancel(self) -> None:
+        """Cancel every lane of the group, also those that are started meanwhile."""
+        while self.lanes:
+            for lane in list(self.lanes):
+                lane.cancel()
+
+    def __len__(self) -> int:
+        return len(self.lanes)
+
+
+class Companion(Generic[T]):
+    """A second lane for the other direction of one connection.
+
+    It begins at once. When it fails with a ProxyError, that is raised where the first lane
+    waits, so that neither waits for a peer that is gone. The first lane ends it by ``join`` or
+    ``cancel``.
+    """
+
+    __slots__ = ("_first", "done", "error", "lane", "result")
+
+    def __init__(self, reactor: Reactor, group: LaneGroup, coro: Coroutine[Any, Any, T]) -> None:
+        assert reactor.lane is not None, "a companion is of a lane"
+        self._first = reactor.lane
+        self.done = False
+        """True when it has come to its end without an error."""
+        self.error: ProxyError | None = None
+        self.result: T | None = None
+        self.lane = Lane(reactor, self._run(coro), group)
+        self.lane.step()
+
+    async def _run(self, coro: Coroutine[Any, Any, T]) -> None:
+        try:
+            self.result = await coro
+            self.done = True
+        except ProxyError as error:
+            self.error = error
+            self._first.reactor.soon(self._first, error)
+
+    async def join(self) -> T:
+        """Wait for its end. Returns its result or raises its error."""
+        await self.lane.join()
+        if self.error is not None:
+            raise self.error
+        return self.result  # type: ignore[return-value]
+
+    def cancel(self) -> None:
+        """End it, if it has not ended."""
+        self.lane.cancel()
+
+
+@types.coroutine
+def sleep(reactor: Reactor, seconds: float) -> Generator[None, None, None]:
+    """Let others run for at least ``seconds`` (to the next tick of the wheel)."""
+    lane = reactor.lane
+    assert lane is not None, "sleep is awaited by lanes only"
+    lane.asleep = True
+    lane.deadline = reactor.now + seconds
+    if lane.deadline < lane.look_at:
+        reactor.wheel.arm(lane)
+    try:
+        yield
+    finally:
+        lane.asleep = False

@@ -1,0 +1,257 @@
+"""The data plane of one node: listeners, the upstreams in use, and the catalog of the moment.
+
+It takes a catalog and gives records and counters; where they come from and go is not its
+business.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterable, Sequence
+from random import Random
+from typing import Final
+
+from nodeproxy.core.errors import LoopRefused, NoEndpoints, ProxyError, UnknownDestination
+from nodeproxy.core.http1 import Limits
+from nodeproxy.core.record import Record
+from nodeproxy.dataplane.connection import Connection
+from nodeproxy.dataplane.lane import LaneGroup
+from nodeproxy.dataplane.listener import Listener, original_destination
+from nodeproxy.dataplane.outbound import serve
+from nodeproxy.dataplane.reactor import Reactor
+from nodeproxy.dataplane.settings import Settings
+from nodeproxy.dataplane.stream import CLIENT, Address, Stream
+from nodeproxy.dataplane.upstream import Upstream, host_port
+from nodeproxy.telemetry.accesslog import AccessLog
+from nodeproxy.telemetry.families import NONE, Families
+from nodeproxy.telemetry.metrics import Histogram
+from nodeproxy.telemetry.requests import PASSTHROUGH, EndpointSeries, Requests, RequestSeries
+from registry.catalog import EMPTY, Catalog, Change
+from registry.model import Endpoint, Port, Service
+
+__all__ = ["Node"]
+
+MAINTENANCE: Final = 1.0
+"""Seconds between two looks at idle connections and ejections."""
+
+
+class Node:
+    """Everything that connections of this node share. All calls from the reactor's thread."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        reactor: Reactor,
+        families: Families,
+        access_log: AccessLog,
+        *,
+        rng: Random,
+        log: Callable[..., None],
+    ) -> None:
+        self.settings = settings
+        self.reactor = reactor
+        self.limits = Limits()
+        self.lanes = LaneGroup()
+        self.catalog: Catalog = EMPTY
+        self.listeners: list[Listener] = []
+        self.draining = False
+        """While draining, answers tell clients to close."""
+        self.request_fields = b"Via: 1.1 nodeproxy\r\n" if settings.via else b""
+        self.upstreams: dict[tuple[str, int], Upstream] = {}
+        """The service ports in use, by service name and port."""
+        self.own: set[Address] = set()
+        """Where the proxy itself listens: never dialled."""
+        self._requests = Requests(families)
+        self._passthrough = EndpointSeries(families, PASSTHROUGH, NONE, NONE)
+        self._detect = families.detect
+        self._detected: dict[str, Histogram] = {}
+        self._access_log = access_log
+        self._rng = rng.random
+        self._log = log
+        reactor.every(MAINTENANCE, self._maintain)
+
+    # -- listening -----------------------------------------------------------------------
+
+    def intercept(self, sock: socket.socket) -> Listener:
+        """Serve redirected connections: they go where their client had dialled."""
+        return self._listen(sock, self._accept_redirected)
+
+    def serve_port(self, sock: socket.socket, service: str, port: int) -> Listener:
+        """Serve an explicit listener: every connection goes to one service port."""
+
+        def accept(sock: socket.socket, peer: Address) -> None:
+            self._accept(sock, peer, f"{service}:{port}", lambda: self._named(service, port))
+
+        return self._listen(sock, accept)
+
+    def _listen(
+        self, sock: socket.socket, accept: Callable[[socket.socket, Address], None]
+    ) -> Listener:
+        listener = Listener(self.reactor, sock, accept, on_scarce=self._scarce)
+        self.listeners.append(listener)
+        self.own.add(listener.address)
+        return listener
+
+    def _accept_redirected(self, sock: socket.socket, peer: Address) -> None:
+        destination = original_destination(sock)
+        if destination is None:
+            # Somebody dialled the listener itself.
+            destination = sock.getsockname()[:2]
+        self._accept(sock, peer, host_port(destination), lambda: self._dialled(destination))
+
+    def _accept(
+        self,
+        sock: socket.socket,
+        peer: Address,
+        destination: str,
+        find: Callable[[], Upstream],
+    ) -> None:
+        """Begin the lane of one accepted connection, or refuse it with a reset."""
+        connection = Connection(self, Stream(self.reactor, sock, CLIENT), peer, destination)
+        try:
+            upstream = find()
+        except ProxyError as error:
+            record = Record(self.reactor.now, "TCP", connection.peer, destination)
+            record.flags, record.detail = error.flag, f"{error.reason}: {error}"
+            record.ended = self.reactor.now
+            self.emit(record, self._requests.passthrough)
+            connection.client.reset()
+            return
+        self.reactor.spawn(serve(connection, upstream), self.lanes)
+
+    # -- who is meant --------------------------------------------------------------------
+
+    def _dialled(self, destination: Address) -> Upstream:
+        """Who serves the address and port that a client dialled."""
+        found = self.catalog.at(*destination)
+        if found is not None:
+            return self.upstream(*found)
+        if destination in self.own:
+            raise LoopRefused(f"{host_port(destination)} is the proxy's own listener")
+        if self.settings.registry_only:
+            raise UnknownDestination(
+                f"no service has {host_port(destination)}, and `outbound: registry-only` is set"
+            )
+        return self._direct(destination)
+
+    def _named(self, name: str, port: int) -> Upstream:
+        """The service port that an explicit listener stands for."""
+        service = self.catalog.get(name)
+        found = service.port(port) if service is not None else None
+        if service is None or found is None:
+            raise NoEndpoints(
+                f"the registry knows no service {name} with port {port}; see `nodeproxy registries`"
+            )
+        return self.upstream(service, found)
+
+    def upstream(self, service: Service, port: Port) -> Upstream:
+        """The service port's upstream; made when it is first used."""
+        key = (service.name, port.port)
+        upstream = self.upstreams.get(key)
+        if upstream is None:
+            requests = self._requests
+
+            def endpoint_series(endpoint: Endpoint) -> EndpointSeries:
+                return requests.endpoint(service.name, port.port, endpoint.address, endpoint.port)
+
+            upstream = self._make(
+                service, port, requests.port(service.name, port.port), endpoint_series
+            )
+            self.upstreams[key] = upstream
+        return upstream
+
+    def _direct(self, destination: Address) -> Upstream:
+        """An upstream of one endpoint for a destination that no registry knows: what was dialled
+        is what is reached, byte for byte."""
+        address, number = destination
+        port = Port(number, protocol="tcp")
+        service = Service(PASSTHROUGH, (), (port,), (Endpoint(address, number),))
+        return self._make(
+            service, port, self._requests.passthrough, lambda _endpoint: self._passthrough
+        )
+
+    def _make(
+        self,
+        service: Service,
+        port: Port,
+        series: RequestSeries,
+        endpoint_series: Callable[[Endpoint], EndpointSeries],
+    ) -> Upstream:
+        return Upstream(
+            service,
+            port,
+            self.settings.policy,
+            reactor=self.reactor,
+            series=series,
+            endpoint_series=endpoint_series,
+            rng=self._rng,
+            mark=self.settings.mark,
+            own=self.own,
+            log=self._log,
+        )
+
+    # -- what changes --------------------------------------------------------------------
+
+    def update(self, catalog: Catalog, changes: Sequence[Change]) -> None:
+        """A new catalog is in force. Only services in use cost anything."""
+        self.catalog = catalog
+        for change in changes:
+            self._requests.update(change.name, change.new)
+            for old in change.old.ports if change.old else ():
+                upstream = self.upstreams.get((change.name, old.port))
+                if upstream is None:
+                    continue
+                port = change.new.port(old.port) if change.new else None
+                if change.new is not None and port is not None:
+                    upstream.update(change.new, port)
+                else:
+                    del self.upstreams[change.name, old.port]
+                    upstream.withdraw()
+
+    def drain(self) -> None:
+        """Accept no more, and have answers tell clients to close. Lanes end by themselves."""
+        self.draining = True
+        for listener in self.listeners:
+            listener.close()
+
+    def close(self) -> None:
+        """End every connection now."""
+        self.drain()
+        self.lanes.cancel()
+        for upstream in self.upstreams.values():
+            upstream.withdraw()
+
+    def _maintain(self) -> None:
+        now = self.reactor.now
+        for upstream in self.upstreams.values():
+            upstream.maintain(now)
+        for listener in self.listeners:
+            listener.maintain(now)
+
+    # -- what is told --------------------------------------------------------------------
+
+    def emit(self, record: Record, series: RequestSeries) -> None:
+        """A record is complete: count it, and log it if somebody wants to read it."""
+        series.observe(record)
+        if self._access_log.wants(record):
+            record.describe()
+            self._access_log.emit(record)
+
+    def detected(self, result: str, seconds: float) -> None:
+        """The protocol of an undeclared port was found out."""
+        series = self._detected.get(result)
+        if series is None:
+            series = self._detected[result] = self._detect.bind(result)
+        series.observe(seconds)
+
+    def _scarce(self, error: OSError) -> None:
+        self._log(
+            "not accepting for a moment: the process is out of descriptors or memory",
+            error=str(error),
+            connections=len(self.lanes),
+            hint="raise LimitNOFILE (systemd) or `ulimit -n`",
+        )
+
+    def active(self) -> Iterable[Upstream]:
+        """The service ports in use."""
+        return self.upstreams.values()

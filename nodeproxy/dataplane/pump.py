@@ -1,0 +1,106 @@
+"""Moving bytes from one stream to another, with back-pressure.
+
+Bytes are copied at first, which is cheapest for small exchanges. Once a read fills its buffer
+the rest goes through ``splice``: the kernel moves pages from socket to pipe to socket, and they
+never enter this process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from typing import Final
+
+from nodeproxy.dataplane.stream import Stream
+
+__all__ = ["UNBOUNDED", "Bytes", "pump"]
+
+UNBOUNDED: Final = 1 << 62
+"""As ``limit``: until the source's end."""
+COPY_SIZE: Final = 65536
+PIPE_SIZE: Final = 262144
+_FLAGS: Final = 1 | 2  # SPLICE_F_MOVE | SPLICE_F_NONBLOCK, linux/splice.h
+_SPARE_PIPES: Final = 64
+
+
+class Bytes:
+    """Counts bytes while they move, so that a failure half-way is told rightly."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0
+
+
+class Pipe:
+    """A pipe that carries spliced bytes. It is empty whenever it is not in use."""
+
+    __slots__ = ("inlet", "outlet")
+    _spare: list[Pipe] = []  # noqa: RUF012
+
+    def __init__(self) -> None:
+        self.outlet, self.inlet = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        with contextlib.suppress(PermissionError):  # over the user's limit: smaller serves too
+            fcntl.fcntl(self.inlet, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+
+    @classmethod
+    def take(cls) -> Pipe:
+        return cls._spare.pop() if cls._spare else cls()
+
+    def give_back(self, *, empty: bool) -> None:
+        if empty and len(self._spare) < _SPARE_PIPES:
+            self._spare.append(self)
+        else:
+            os.close(self.inlet)
+            os.close(self.outlet)
+
+
+async def pump(source: Stream, target: Stream, limit: int, timeout: float, meter: Bytes) -> int:
+    """Move bytes until ``limit`` of them have gone or the source has ended.
+
+    Returns the number moved (less than ``limit``: the source ended). Raises TimedOut when
+    nothing moves for ``timeout`` seconds, OSError when either side is broken; ``meter`` then
+    tells how much had gone.
+    """
+    left = limit
+    while left:
+        data = await source.recv(timeout, COPY_SIZE if left > COPY_SIZE else left)
+        if not data:
+            return limit - left
+        await target.send(data, timeout)
+        size = len(data)
+        meter.value += size
+        left -= size
+        if size == COPY_SIZE and left > COPY_SIZE:
+            return limit - left + await _splice(source, target, left, timeout, meter)
+    return limit
+
+
+async def _splice(source: Stream, target: Stream, limit: int, timeout: float, meter: Bytes) -> int:
+    left = limit
+    pipe = Pipe.take()
+    inside = 0
+    try:
+        while left:
+            await source.readable(timeout)
+            try:
+                inside = os.splice(
+                    source.fd, pipe.inlet, PIPE_SIZE if left > PIPE_SIZE else left, flags=_FLAGS
+                )
+            except BlockingIOError:
+                continue
+            if not inside:
+                break
+            left -= inside
+            while inside:
+                try:
+                    moved = os.splice(pipe.outlet, target.fd, inside, flags=_FLAGS)
+                except BlockingIOError:
+                    await target.writable(timeout)
+                    continue
+                inside -= moved
+                meter.value += moved
+        return limit - left
+    finally:
+        pipe.give_back(empty=not inside)

@@ -1,0 +1,62 @@
+"""Relaying a connection as TCP: two directions, each with its own end."""
+
+from __future__ import annotations
+
+from time import monotonic
+
+from nodeproxy.core.errors import ProxyError
+from nodeproxy.dataplane.connection import Connection
+from nodeproxy.dataplane.lane import Companion
+from nodeproxy.dataplane.pump import UNBOUNDED, Bytes, pump
+from nodeproxy.dataplane.stream import Stream
+from nodeproxy.dataplane.upstream import Lease, Upstream
+
+__all__ = ["relay"]
+
+
+async def relay(
+    connection: Connection, upstream: Upstream, first: bytes, lease: Lease | None
+) -> None:
+    """Relay until both directions have ended, or one is broken or silent for too long.
+
+    ``first`` are bytes that the client has sent already; ``lease`` is a connection that is
+    open already. A half-close is passed on as a half-close, a reset as a reset.
+    """
+    node, client = connection.node, connection.client
+    idle = node.settings.tcp_idle_timeout
+    record = connection.record(monotonic(), "TCP", upstream)
+    received, sent = Bytes(), Bytes()
+    back: Companion[None] | None = None
+    try:
+        if lease is None:
+            lease = await upstream.lease(record, fresh=True)
+        target, stream, _ = lease
+        record.upstream = target.name
+        record.tries = record.tries or 1
+        record.sent = monotonic()
+        upstream.series.tcp_opened()
+        if first:
+            await stream.send(first, idle)
+            received.value += len(first)
+        back = Companion(client.reactor, node.lanes, _carry(stream, client, idle, sent))
+        await _carry(client, stream, idle, received)
+        await back.join()
+        upstream.succeeded(target)
+    except ProxyError as error:
+        record.flags, record.detail = error.flag, f"{error.reason}: {error}"
+        client.reset()
+        if lease is not None:
+            lease[1].reset()
+    finally:
+        if back is not None:
+            back.cancel()
+        if lease is not None:
+            upstream.discard(lease[0], lease[1])
+        record.bytes_received, record.bytes_sent = received.value, sent.value
+        record.ended = monotonic()
+        node.emit(record, upstream.series)
+
+
+async def _carry(source: Stream, target: Stream, idle: float, meter: Bytes) -> None:
+    await pump(source, target, UNBOUNDED, idle, meter)
+    target.end_writing()

@@ -1,0 +1,88 @@
+"""A timer wheel for lanes: deadlines that are almost always moved, and almost never reached.
+
+Setting a deadline is two attribute stores. A lane sits in at most one bucket, the one of the
+earliest deadline it has had since it was last looked at. When the bucket's time comes, a lane
+whose deadline has moved on is put where it now belongs; only one whose deadline has passed
+is woken. So a busy keep-alive connection touches the wheel about once a minute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+from typing import Protocol
+
+__all__ = ["TICK", "Timed", "Wheel"]
+
+TICK = 0.02
+"""Seconds between two looks at the wheel: how late a deadline may be noticed."""
+
+
+class Timed(Protocol):
+    """What the wheel knows of a lane."""
+
+    deadline: float
+    """Monotonic seconds; ``inf``: none."""
+    look_at: float
+    """When the wheel will look at it; ``inf``: it is in no bucket."""
+    bucket: set[Timed] | None
+
+
+class Wheel:
+    """Buckets of lanes by tick. ``now`` is always an argument, in monotonic seconds."""
+
+    __slots__ = ("_buckets", "_last")
+
+    def __init__(self, now: float) -> None:
+        self._buckets: dict[int, set[Timed]] = {}
+        self._last = int(now / TICK)
+
+    def arm(self, timed: Timed) -> None:
+        """Look at ``timed`` at its deadline. Call it when ``deadline < look_at``."""
+        if timed.bucket is not None:
+            timed.bucket.discard(timed)
+        deadline = timed.deadline
+        if deadline == inf:
+            timed.bucket = None
+            timed.look_at = inf
+            return
+        index = max(int(deadline / TICK) + 1, self._last + 1)
+        bucket = self._buckets.get(index)
+        if bucket is None:
+            bucket = self._buckets[index] = set()
+        bucket.add(timed)
+        timed.bucket = bucket
+        timed.look_at = deadline
+
+    def disarm(self, timed: Timed) -> None:
+        """Forget ``timed``; harmless when it is in no bucket."""
+        if timed.bucket is not None:
+            timed.bucket.discard(timed)
+            timed.bucket = None
+        timed.look_at = inf
+
+    def advance(self, now: float, expire: Callable[[Timed], None]) -> None:
+        """Call ``expire`` for every lane whose deadline has passed at ``now``."""
+        index = int(now / TICK)
+        if index <= self._last:
+            return
+        if index - self._last > len(self._buckets):
+            due = sorted(i for i in self._buckets if i <= index)
+        else:
+            due = [i for i in range(self._last + 1, index + 1) if i in self._buckets]
+        self._last = index
+        for i in due:
+            # What expires may arm and disarm others, also lanes of this very bucket.
+            bucket = self._buckets[i]
+            while bucket:
+                timed = bucket.pop()
+                timed.bucket = None
+                timed.look_at = inf
+                if timed.deadline <= now:
+                    expire(timed)
+                else:
+                    self.arm(timed)
+            del self._buckets[i]
+
+    def __len__(self) -> int:
+        return sum(len(b) for b in self._buckets.values())
