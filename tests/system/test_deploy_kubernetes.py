@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
+from nodeproxy.config import Traffic, load
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 DEPLOY = ROOT / "docs" / "deploy"
 
@@ -136,6 +138,17 @@ def test_the_settings_name_what_is_mounted(pod: Object, container: Object) -> No
     assert settings["state_dir"] == mounts["state"]
     (config,) = (v for v in pod["volumes"] if v["name"] == "config")
     assert config["configMap"]["name"] == the("ConfigMap")["metadata"]["name"]
+
+
+def test_the_settings_are_valid(tmp_path: Path) -> None:
+    for name, text in the("ConfigMap")["data"].items():
+        (tmp_path / name).write_text(text)
+
+    assert load(tmp_path / "nodeproxy.yaml").warnings == ()
+
+
+def test_a_pod_may_take_longer_to_leave_than_it_drains(pod: Object) -> None:
+    assert pod["terminationGracePeriodSeconds"] > Traffic().drain_timeout + 10
 
 
 def test_the_image_is_of_this_version(container: Object) -> None:

@@ -3,11 +3,14 @@
 import configparser
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from nodeproxy.config import Traffic, load
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SYSTEMD = ROOT / "systemd"
@@ -102,6 +105,20 @@ def test_the_unit_follows_the_daemon(unit: Unit) -> None:
     assert unit.one("ExecStart") == f"{PROGRAM} run --config /etc/nodeproxy/nodeproxy.yaml"
     reloads = unit.all("ExecReload")
     assert reloads == [f"{PROGRAM} validate /etc/nodeproxy/nodeproxy.yaml", "kill -HUP $MAINPID"]
+
+
+def test_the_example_is_valid(tmp_path: Path) -> None:
+    shutil.copy(SYSTEMD / "nodeproxy.yaml", tmp_path)
+    shutil.copy(SYSTEMD / "services.yaml", tmp_path)
+
+    config = load(tmp_path / "nodeproxy.yaml")
+
+    assert config.warnings == ()
+    assert [r.kind for r in config.registries] == ["file"]
+
+
+def test_stopping_may_take_longer_than_draining(unit: Unit) -> None:
+    assert float(unit.one("TimeoutStopSec").rstrip("s")) > Traffic().drain_timeout + 10
 
 
 def test_the_folders_of_the_example_are_those_of_the_unit(unit: Unit) -> None:
