@@ -22,6 +22,8 @@ from typing import Final, Literal
 import msgspec
 
 from nodeproxy.core.record import Record
+from nodeproxy.telemetry.families import Families
+from nodeproxy.telemetry.writer import LineWriter
 
 __all__ = ["AccessLog", "AccessLogSettings", "Line", "line_of", "timestamp"]
 
@@ -132,6 +134,13 @@ class AccessLog:
         self._encode = msgspec.json.Encoder().encode
         self.wants: Final[Callable[[Record], bool]] = _chooser(settings, rng)
         """Whether this record, which has ended, is worth a line."""
+
+    def publish(self, families: Families, writer: LineWriter) -> None:
+        """Show at each scrape how many lines were written, and how many were lost."""
+        families.access_log_lines.callback(lambda: [((), self.lines)])
+        families.access_log_dropped.callback(
+            lambda: [(("full",), writer.dropped_full), (("error",), writer.dropped_error)]
+        )
 
     def emit(self, record: Record) -> None:
         """Write the record's line, whether it is wanted or not."""

@@ -14,7 +14,7 @@ from typing import Final
 
 from nodeproxy.telemetry.metrics import Metrics
 
-__all__ = ["DURATION", "NONE", "SHORT", "Families"]
+__all__ = ["DURATION", "NONE", "Families"]
 
 NONE: Final = "-"
 
@@ -22,6 +22,8 @@ DURATION: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2
 """Seconds a request takes, from a cache's answer to a slow report."""
 SHORT: Final = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.025, 0.1, 1)
 """Seconds that the proxy itself takes."""
+DETECT: Final = (0.0001, 0.001, 0.01, 0.05, 0.1, 0.15, 0.2, 0.25, 0.5, 1)
+"""Seconds until a protocol is known; a server that speaks first costs the detection timeout."""
 STALL: Final = (0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2)
 """Seconds for which the loop did nothing else; 5 ms is the promise, 2 s lose the traffic."""
 
@@ -79,31 +81,32 @@ class Families:
         )
         self.tcp_closed: Final = counter(
             "nodeproxy_tcp_connections_closed_total",
-            "Relayed connections that ended, by response flags.",
+            "TCP connections that ended, by response flags; those that reached no endpoint are"
+            " among them.",
             (*PORT, "flags"),
         )
         self.tcp_received: Final = counter(
             "nodeproxy_tcp_received_bytes_total",
-            "Bytes from clients on relayed connections that ended.",
+            "Bytes from clients on TCP connections, counted when these end.",
             PORT,
         )
         self.tcp_sent: Final = counter(
             "nodeproxy_tcp_sent_bytes_total",
-            "Bytes to clients on relayed connections that ended.",
+            "Bytes to clients on TCP connections, counted when these end.",
             PORT,
         )
         self.detect: Final = histogram(
             "nodeproxy_protocol_detect_seconds",
             "Time until an undeclared protocol was known.",
             ("result",),
-            SHORT,
+            DETECT,
         )
 
         # Endpoints, as they are used from this node.
         self.endpoint_requests: Final = counter(
             "nodeproxy_endpoint_requests_total",
-            "Tries at an endpoint by outcome: success, or failure (status 500 and above, reset,"
-            " timeout, bad answer).",
+            "Requests and TCP connections tried at an endpoint, by outcome: success, or failure"
+            " (status 500 and above, reset, timeout, bad answer, no connection).",
             (*ENDPOINT, "outcome"),
         )
         self.endpoint_response: Final = counter(
@@ -128,15 +131,18 @@ class Families:
             ENDPOINT,
         )
 
+        self.endpoints: Final = gauge(
+            "nodeproxy_endpoints",
+            "Endpoints of the service ports in use, by whether they take new traffic.",
+            (*PORT, "state"),
+        )
+
         # The loop that everything runs on.
         self.loop_stall: Final = histogram(
             "nodeproxy_loop_stall_seconds",
-            "Length of the loop's sweeps that were long enough to be noted.",
+            "How late each tick of the loop came: for so long nothing else had its turn.",
             (),
             STALL,
-        )
-        self.loop_lag: Final = gauge(
-            "nodeproxy_loop_lag_seconds", "How late the loop's last periodic timer ran."
         )
 
         # Registries: pulled.
@@ -189,11 +195,12 @@ class Families:
 
         # Telemetry about itself: pulled.
         self.access_log_lines: Final = counter(
-            "nodeproxy_access_log_lines_total", "Lines written to the access log."
+            "nodeproxy_access_log_lines_total", "Lines handed to the access log's writer."
         )
         self.access_log_dropped: Final = counter(
             "nodeproxy_access_log_dropped_total",
-            "Lines of the access log that were lost: the queue was full, or a write failed.",
+            "Lines that were lost, by reason: full (the reader or disk is too slow), error (a write"
+            " failed).",
             ("reason",),
         )
 
@@ -202,19 +209,21 @@ class Families:
             "nodeproxy_build_info", "Always 1; the version is in the labels.", ("version", "python")
         )
         self.process_cpu: Final = counter(
-            "process_cpu_seconds_total", "Total user and system CPU time spent in seconds."
+            "process_cpu_seconds_total", "CPU time used so far, in user and kernel mode."
         )
         self.process_rss: Final = gauge(
-            "process_resident_memory_bytes", "Resident memory size in bytes."
+            "process_resident_memory_bytes", "Memory of the process that is in RAM."
         )
         self.process_virtual: Final = gauge(
-            "process_virtual_memory_bytes", "Virtual memory size in bytes."
+            "process_virtual_memory_bytes", "Address space of the process."
         )
         self.process_start: Final = gauge(
             "process_start_time_seconds",
-            "Start time of the process since unix epoch in seconds.",
+            "When the process was started, in seconds since the epoch.",
         )
-        self.process_open_fds: Final = gauge("process_open_fds", "Number of open file descriptors.")
+        self.process_open_fds: Final = gauge(
+            "process_open_fds", "Descriptors that are open: connections, files, pipes."
+        )
         self.process_max_fds: Final = gauge(
-            "process_max_fds", "Maximum number of open file descriptors."
+            "process_max_fds", "Descriptors that may be open at a time."
         )

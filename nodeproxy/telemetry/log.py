@@ -19,7 +19,15 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 
 import structlog
 
-__all__ = ["Level", "Throttle", "configure", "current_level", "get_logger", "set_level"]
+__all__ = [
+    "Level",
+    "Throttle",
+    "configure",
+    "current_level",
+    "get_logger",
+    "set_level",
+    "write_failures",
+]
 
 Level: TypeAlias = Literal["debug", "info", "warning", "error"]
 Format: TypeAlias = Literal["json", "console"]
@@ -178,6 +186,21 @@ class Throttle:
             del self._said[next(iter(self._said))]
         self._said[key] = (now, 0)
         say(event, **fields)
+
+
+def write_failures(log: Logger, clock: Callable[[], float]) -> Callable[[OSError], None]:
+    """For :class:`LineWriter`: tells of failed writes, at most once a minute."""
+    throttle = Throttle(log, 60.0, clock)
+
+    def failed(error: OSError) -> None:
+        throttle.warning(
+            error.errno,
+            "access log cannot be written; lines are lost",
+            error=str(error),
+            hint="see nodeproxy_access_log_dropped_total; traffic is not affected",
+        )
+
+    return failed
 
 
 class _Output:

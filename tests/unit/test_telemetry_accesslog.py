@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -12,6 +13,9 @@ from hypothesis import strategies as st
 
 from nodeproxy.core.record import Record
 from nodeproxy.telemetry.accesslog import AccessLog, AccessLogSettings, timestamp
+from nodeproxy.telemetry.families import Families
+from nodeproxy.telemetry.metrics import Metrics
+from nodeproxy.telemetry.writer import LineWriter
 
 
 def record(status: int = 200, flags: str = "", protocol: str = "HTTP/1.1") -> Record:
@@ -155,3 +159,17 @@ def test_timestamps(seconds: int, milliseconds: int):
     shown = timestamp(seconds + (milliseconds + 0.5) / 1000)
     assert shown.endswith(f".{milliseconds:03d}Z")
     assert int(datetime.fromisoformat(shown).timestamp()) == seconds
+
+
+def test_a_scrape_tells_what_was_written_and_lost(tmp_path: Path):
+    writer = LineWriter(tmp_path / "access.log", limit=1000)
+    metrics = Metrics()
+    access = AccessLog(AccessLogSettings(), writer.write, Random(1))
+    access.publish(Families(metrics), writer)
+    access.emit(record(503))
+    assert writer.close(30)
+    access.emit(record(503))
+    text = b"".join(metrics.render()).decode()
+    assert "\nnodeproxy_access_log_lines_total 2\n" in text.replace(".0\n", "\n")
+    assert '\nnodeproxy_access_log_dropped_total{reason="full"} 1' in text
+    assert '\nnodeproxy_access_log_dropped_total{reason="error"} 0' in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -165,3 +166,15 @@ def test_the_memory_for_keys_is_bounded(lines: Lines):
     for key in ("a", "b", "c", "b", "c", "a"):
         throttle.info(key, key)
     assert [event for event, _ in said(lines)] == ["a", "b", "c", "a"]
+
+
+def test_a_disk_that_stays_full_is_told_once_a_minute(lines: Lines):
+    log.configure(write=lines.append, journal=False)
+    clock = Clock()
+    failed = log.write_failures(log.get_logger("accesslog"), clock)
+    for second in range(100):
+        clock.now = second
+        failed(OSError(errno.ENOSPC, "No space left on device"))
+    told = [json.loads(line) for line in lines]
+    assert [one.get("suppressed", 0) for one in told] == [0, 59]
+    assert all("No space left" in one["error"] and one["level"] == "warning" for one in told)
