@@ -1,0 +1,389 @@
+"""Runs the registries, whatever they do, and keeps the catalog.
+
+For each registry a trio task runs its back end and, when that fails, runs it again after a
+back-off; the registry's services stay as they were. One more task applies what the back ends
+said, in slices: between two slices the loop does everything else. A third writes last good states
+to disk, in a worker thread and at a limited rate. At the start the states on disk are
+applied first, so a node serves with every registry down.
+
+Nothing a registry or the disk does ends these tasks; an exception from ``on_change`` does, as it
+is ours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from math import inf
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import structlog
+import trio
+
+from registry import store
+from registry.backoff import Backoff
+from registry.base import Backend, Context, Problem, RegistryError
+from registry.catalog import Catalog, Change, Merger
+from registry.feed import Feed
+from registry.plugins import Spec, SpecError, Supervision, check, make
+from registry.status import MAX_PROBLEMS, RegistryStatus, State
+
+__all__ = ["Registries", "RegistryStatus", "Spec", "SpecError", "State", "Supervision", "check"]
+
+SLICE: Final = 512
+"""Units of work (one for each service and endpoint) between two checkpoints. Measured at 2 to
+4 microseconds a unit with everything that follows; tests/bench/registry_scale.py."""
+SAVE_INTERVAL: Final = 10.0
+"""Seconds at least between two saves of one registry; longer where a save takes long."""
+SAVE_SHARE: Final = 50
+"""A save of t seconds is followed by SAVE_SHARE * t seconds without one."""
+
+
+class _Member:
+    """One registry and all that is known about it."""
+
+    def __init__(self, spec: Spec, backend: Backend, feed: Feed, rng: random.Random) -> None:
+        self.spec = spec
+        self.backend = backend
+        self.feed = feed
+        self.backoff = Backoff(rng)
+        ours = Supervision.__struct_fields__
+        source = {key: value for key, value in spec.options.items() if key not in ours}
+        self.identity = hashlib.sha256(
+            msgspec.json.encode([spec.kind, source], order="deterministic")
+        ).hexdigest()
+        self.ready = trio.Event()
+        self.endpoints = 0
+        self.synced = False
+        self.from_disk = False
+        self.restored_at: float | None = None
+        self.restarts = 0
+        self.last_error = ""
+        # Saving.
+        self.dirty = False
+        self.confirmed_at: float | None = None
+        self.next_save = 0.0
+        self.save_failures = 0
+        self.save_error = ""
+
+
+class Registries:
+    """All registries of a node. ``await run()`` in a nursery; the rest are plain calls."""
+
+    def __init__(
+        self,
+        specs: Sequence[Spec],
+        *,
+        on_change: Callable[[Catalog, Sequence[Change]], None],
+        state_dir: Path | None = None,
+        node: str = "",
+        zone: str = "",
+        mark: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+        rng: random.Random | None = None,
+        log: Any = None,
+    ) -> None:
+        """``on_change`` is called on the loop with each new catalog and at most about SLICE
+        changes, after ``catalog`` has been set; it must be quick. ``state_dir``: None to keep
+        nothing on disk. Raises SpecError with the problems of all specs together."""
+        self._on_change = on_change
+        self._state_dir = state_dir
+        self._clock = clock
+        self._wall = wall_clock
+        self._log = structlog.get_logger("registry") if log is None else log
+        self._work = trio.Event()
+        self._merger = Merger([spec.name for spec in specs])
+        self._members: list[_Member] = []
+        self.largest_slice = 0
+        """The most units of work ever done between two checkpoints."""
+        rng = rng or random.Random()
+        problems: list[Problem] = []
+        names: set[str] = set()
+        for spec in specs:
+            try:
+                if spec.name in names:
+                    raise SpecError(
+                        [Problem(f"two registries are called {spec.name!r}", spec.origin)]
+                    )
+                names.add(spec.name)
+                context = Context(spec.name, node, zone, spec.base_dir, mark)
+                ours, backend = make(spec, context)
+            except SpecError as error:
+                problems += error.problems
+                continue
+            feed = Feed(
+                clock=clock,
+                wake=self._wake,
+                current=self._merger.services_of(spec.name),
+                keep_on_empty=ours.keep_on_empty_for if ours.keep_on_empty else 0.0,
+            )
+            self._members.append(_Member(spec, backend, feed, rng))
+        if problems:
+            raise SpecError(problems)
+
+    @property
+    def catalog(self) -> Catalog:
+        """The newest catalog."""
+        return self._merger.catalog
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Until cancelled. Reports started when the states on disk are in the catalog."""
+        await self._restore()
+        task_status.started()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._apply_forever)
+            for member in self._members:
+                nursery.start_soon(self._supervise, member)
+            if self._state_dir is not None:
+                nursery.start_soon(self._save_forever)
+            nursery.start_soon(self._expire_forever)
+
+    async def wait_synced(self) -> None:
+        """Until each registry has synced, or serves its last good state, or has failed once."""
+        for member in self._members:
+            await member.ready.wait()
+
+    def statuses(self) -> tuple[RegistryStatus, ...]:
+        """All registries, in configured order."""
+        return tuple(self._status(member) for member in self._members)
+
+    # --- back ends ---
+
+    async def _supervise(self, member: _Member) -> None:
+        log = self._log.bind(registry=member.spec.name, kind=member.spec.kind)
+        while True:
+            begun = self._clock()
+            member.feed.restart()
+            try:
+                await member.backend.run(member.feed)
+                error: BaseException = RegistryError("the back end ended by itself")
+            except Exception as raised:
+                error = _only(raised)
+            member.last_error = str(error) or type(error).__name__
+            # Healthy means answering: a back end that waits an hour for a time-out is not.
+            worked = self._clock() - begun if member.feed.synced_in_run else 0.0
+            delay = member.backoff.failed(worked)
+            expected = isinstance(error, RegistryError)
+            log.warning(
+                "registry failed",
+                error=member.last_error,
+                retry_in=round(delay, 1),
+                **({} if expected else {"exc_info": error}),
+            )
+            member.ready.set()
+            await trio.sleep(delay)
+            member.restarts += 1
+
+    # --- applying ---
+
+    def _wake(self) -> None:
+        self._work.set()
+
+    async def _apply_forever(self) -> None:
+        while True:
+            await self._work.wait()
+            self._work = trio.Event()
+            await self._drain()
+
+    async def _drain(self) -> None:
+        while any(member.feed.busy for member in self._members):
+            # One slice each in turn, so that a huge registry does not hold up a small one.
+            for member in self._members:
+                if member.feed.busy:
+                    await self._apply_slice(member)
+        for member in self._members:
+            feed = member.feed
+            if feed.synced_in_run and not feed.busy:
+                if not member.synced or member.last_error:
+                    self._log.info(
+                        "registry synced",
+                        registry=member.spec.name,
+                        services=len(self._merger.services_of(member.spec.name)),
+                        endpoints=member.endpoints,
+                    )
+                member.synced = True
+                # While an empty answer is doubted, what is served may still be from disk.
+                member.from_disk &= feed.kept_since is not None
+                member.last_error = ""
+                member.ready.set()
+
+    async def _apply_slice(self, member: _Member) -> None:
+        name = member.spec.name
+        upserts, removals = member.feed.take(SLICE)
+        said = self._merger.services_of(name)
+        for gone in removals:
+            known = said.get(gone)
+            member.endpoints -= len(known.endpoints) if known else 0
+        for service in upserts:
+            known = said.get(service.name)
+            member.endpoints -= len(known.endpoints) if known else 0
+        steps = self._merger.steps(name, upserts, removals)
+        work = 0
+        while True:
+            try:
+                work += next(steps)
+            except StopIteration as done:
+                catalog, changes = done.value
+                break
+            self.largest_slice = max(self.largest_slice, work)
+            if work >= SLICE:
+                await trio.lowlevel.checkpoint()
+                work = 0
+        for service in upserts:
+            member.endpoints += len(said[service.name].endpoints)
+        if changes:
+            member.dirty = True
+            self._on_change(catalog, changes)
+        await trio.lowlevel.checkpoint()
+
+    async def _expire_forever(self) -> None:
+        """Kept answers are few and their limits are minutes: once a second is enough."""
+        while True:
+            for member in self._members:
+                kept = member.feed.kept_since is not None
+                if kept and member.feed.expire() == inf:
+                    self._log.warning("empty answer is believed now", registry=member.spec.name)
+            await trio.sleep(1)
+
+    # --- the last good state on disk ---
+
+    async def _restore(self) -> None:
+        for member in self._members:
+            if self._state_dir is None:
+                break
+            name = member.spec.name
+            path = store.state_file(self._state_dir, name)
+            try:
+                saved = await trio.to_thread.run_sync(store.load, path, name, member.identity)
+            except (store.Bad, OSError) as error:
+                member.save_error = str(error)
+                self._log.warning("saved state ignored", registry=name, error=str(error))
+                continue
+            if saved is None:
+                continue
+            age = max(0.0, self._wall() - saved.synced_at)
+            member.restored_at = self._clock() - age
+            member.from_disk = True
+            member.confirmed_at = -inf
+            member.feed.upsert(saved.services)
+            self._log.info(
+                "saved state in use", registry=name, services=len(saved.services), age=round(age)
+            )
+        await self._drain()
+        for member in self._members:
+            member.dirty = False
+            if member.from_disk:
+                member.ready.set()
+
+    async def _save_forever(self) -> None:
+        try:
+            while True:
+                for member in self._members:
+                    if self._clock() >= member.next_save:
+                        await self._save(member)
+                await trio.sleep(1)
+        finally:
+            # An orderly end keeps what the rate limit held back.
+            with trio.CancelScope(shield=True):
+                for member in self._members:
+                    await self._save(member)
+
+    async def _save(self, member: _Member) -> None:
+        """Write what is not on disk yet, if it is worth keeping."""
+        feed, name = member.feed, member.spec.name
+        if self._state_dir is None or feed.synced_at is None or feed.kept_since is not None:
+            return
+        if feed.busy:
+            return
+        if not member.dirty and feed.synced_at == member.confirmed_at:
+            return
+        path = store.state_file(self._state_dir, name)
+        synced_at = feed.synced_at
+        at = self._wall() - (self._clock() - synced_at)
+        begun = self._clock()
+        dirty, member.dirty = member.dirty, False
+        try:
+            if dirty or member.confirmed_at is None:
+                services = tuple(self._merger.services_of(name).values())
+                await trio.to_thread.run_sync(store.save, path, name, member.identity, services, at)
+            else:
+                await trio.to_thread.run_sync(store.confirm, path, at)
+        except OSError as error:
+            member.dirty = True
+            member.confirmed_at = None
+            member.save_failures += 1
+            message = f"the last good state cannot be kept at {path}: {error.strerror or error}"
+            if message != member.save_error:
+                self._log.error("saving failed", registry=name, error=message)
+            member.save_error = message
+        else:
+            member.confirmed_at = synced_at
+            member.save_error = ""
+        took = self._clock() - begun
+        member.next_save = self._clock() + max(SAVE_INTERVAL, took * SAVE_SHARE)
+
+    # --- status ---
+
+    def _status(self, member: _Member) -> RegistryStatus:
+        feed, name = member.feed, member.spec.name
+        services = len(self._merger.services_of(name))
+        problems: list[Problem] = []
+        total = 0
+        for problem in self._problems(member):
+            total += 1
+            if total <= MAX_PROBLEMS:
+                problems.append(problem)
+        since = feed.synced_at if feed.synced_at is not None else member.restored_at
+        return RegistryStatus(
+            name=name,
+            kind=member.spec.kind,
+            state=self._state(member, services),
+            synced=member.synced,
+            age_seconds=None if since is None else max(0.0, self._clock() - since),
+            services=services,
+            endpoints=member.endpoints,
+            restarts=member.restarts,
+            last_error=member.last_error,
+            problems=tuple(problems),
+            problems_total=total,
+            from_disk=member.from_disk,
+            empty_answers_kept=feed.empty_answers_kept,
+            save_failures=member.save_failures,
+            save_error=member.save_error,
+        )
+
+    def _problems(self, member: _Member) -> Iterator[Problem]:
+        feed, name = member.feed, member.spec.name
+        if feed.kept_since is not None:
+            yield Problem(
+                "the registry answered with no service at all; its previous services are kept "
+                "(keep_on_empty)",
+                source=name,
+            )
+        if member.save_error:
+            yield Problem(member.save_error, source=name)
+        yield from feed.reported
+        yield from self._merger.problems_of(name)
+
+    @staticmethod
+    def _state(member: _Member, services: int) -> State:
+        if member.feed.kept_since is not None:
+            return State.KEPT
+        if member.from_disk:
+            return State.RESTORED
+        if member.last_error:
+            return State.STALE if services or member.synced else State.FAILED
+        return State.SYNCED if member.synced else State.STARTING
+
+
+def _only(error: Exception) -> BaseException:
+    """The one exception inside nested groups: a back end's nursery wraps it."""
+    found: BaseException = error
+    while isinstance(found, BaseExceptionGroup) and len(found.exceptions) == 1:
+        found = found.exceptions[0]
+    return found
