@@ -80,7 +80,8 @@ def _request_line(line: bytes, limits: Limits) -> None:
 
 
 def unfinished_response(data: bytes, limits: Limits, cut: int) -> None:
-    """``data`` does not match a response's head (``cut`` as above). Return when more bytes may help, else raise."""
+    """``data`` does not match a response's head (``cut`` as above). Return when more bytes may
+    help, else raise."""
     if cut < 0:
         if len(data) > limits.head:
             raise BadResponse(f"the response's head exceeds {limits.head} bytes")

@@ -67,8 +67,8 @@ def parse_response(
     data: bytes, method: bytes, limits: Limits = DEFAULT, *, seen: int = 0
 ) -> ResponseHead | None:
     """Read the head at the start of ``data``, an answer to a request with ``method``; None when
-    more bytes are needed (``seen`` as for a request). Interim responses (1xx) are returned like others, with framing 0.
-    Raises BadResponse."""
+    more bytes are needed (``seen`` as for a request). Interim responses (1xx) are returned like
+    others, with framing 0. Raises BadResponse."""
     if len(data) > EARLY and data.find(END_OF_FIELDS, max(0, seen - 3)) < 0:
         unfinished_response(data, limits, -1)
         return None
