@@ -73,20 +73,23 @@ class LeastRequest(_Weighted[C]):
     so that they hold at low load, and in the comparison, so that they hold at high load."""
 
     def pick(self, rng: Rng) -> C:
-        size = self.size
-        candidates = self.candidates
-        if size == 1:
-            return candidates[0]
-        if self.equal:
-            i = int(rng() * size)
-            j = int(rng() * (size - 1))
-            one = candidates[i]
-            other = candidates[j if j < i else j + 1]
-            return one if one.load <= other.load else other
-        one = candidates[self.draw(rng)]
-        other = candidates[self.draw(rng)]
+        if self.size == 1:
+            return self.candidates[0]
+        one, other = self.compared(rng)
         # On a tie the first draw stands, so that an idle service keeps to the weights.
+        if self.equal:
+            return one if one.load <= other.load else other
         return one if one.load * other.weight <= other.load * one.weight else other
+
+    def compared(self, rng: Rng) -> tuple[C, C]:
+        """The two that are compared: distinct ones, but for weighted draws."""
+        candidates = self.candidates
+        if not self.equal:
+            return candidates[self.draw(rng)], candidates[self.draw(rng)]
+        size = self.size
+        i = int(rng() * size)
+        j = int(rng() * (size - 1))
+        return candidates[i], candidates[j if j < i else j + 1]
 
 
 class RoundRobin(Generic[C]):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from nodeproxy.core.destination import Address, host_port
 from nodeproxy.core.record import Record
-from nodeproxy.dataplane.stream import Address, Stream
-from nodeproxy.dataplane.upstream import Upstream, host_port
+from nodeproxy.dataplane.stream import Stream
+from nodeproxy.dataplane.upstream import Upstream
 
 if TYPE_CHECKING:
     from nodeproxy.dataplane.node import Node

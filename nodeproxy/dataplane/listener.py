@@ -9,8 +9,8 @@ import struct
 from collections.abc import Callable
 from typing import Final
 
+from nodeproxy.core.destination import Address
 from nodeproxy.dataplane.reactor import Reactor
-from nodeproxy.dataplane.stream import Address
 
 __all__ = ["Listener", "listen", "original_destination"]
 

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from random import Random
 from typing import Final
 
-from nodeproxy.core.errors import LoopRefused, NoEndpoints, ProxyError, UnknownDestination
+from nodeproxy.core.destination import Address, Direct, dialled, host_port, named
+from nodeproxy.core.errors import ProxyError
 from nodeproxy.core.http1 import Limits
 from nodeproxy.core.record import Record
 from nodeproxy.dataplane.connection import Connection
@@ -20,8 +21,8 @@ from nodeproxy.dataplane.listener import Listener, original_destination
 from nodeproxy.dataplane.outbound import serve
 from nodeproxy.dataplane.reactor import Reactor
 from nodeproxy.dataplane.settings import Settings
-from nodeproxy.dataplane.stream import CLIENT, Address, Stream
-from nodeproxy.dataplane.upstream import Upstream, host_port
+from nodeproxy.dataplane.stream import CLIENT, Stream
+from nodeproxy.dataplane.upstream import Upstream
 from nodeproxy.telemetry.accesslog import AccessLog
 from nodeproxy.telemetry.families import NONE, Families
 from nodeproxy.telemetry.metrics import Histogram
@@ -123,26 +124,14 @@ class Node:
 
     def _dialled(self, destination: Address) -> Upstream:
         """Who serves the address and port that a client dialled."""
-        found = self.catalog.at(*destination)
-        if found is not None:
-            return self.upstream(*found)
-        if destination in self.own:
-            raise LoopRefused(f"{host_port(destination)} is the proxy's own listener")
-        if self.settings.registry_only:
-            raise UnknownDestination(
-                f"no service has {host_port(destination)}, and `outbound: registry-only` is set"
-            )
-        return self._direct(destination)
+        found = dialled(
+            self.catalog, destination, self.own, registry_only=self.settings.registry_only
+        )
+        return self._direct(destination) if isinstance(found, Direct) else self.upstream(*found)
 
     def _named(self, name: str, port: int) -> Upstream:
         """The service port that an explicit listener stands for."""
-        service = self.catalog.get(name)
-        found = service.port(port) if service is not None else None
-        if service is None or found is None:
-            raise NoEndpoints(
-                f"the registry knows no service {name} with port {port}; see `nodeproxy registries`"
-            )
-        return self.upstream(service, found)
+        return self.upstream(*named(self.catalog, name, port))
 
     def upstream(self, service: Service, port: Port) -> Upstream:
         """The service port's upstream; made when it is first used."""

@@ -19,6 +19,7 @@ import types
 from collections.abc import Callable, Generator
 from typing import Final, NamedTuple
 
+from nodeproxy.core.destination import Address
 from nodeproxy.core.errors import (
     ClientGone,
     ClientTimeout,
@@ -34,16 +35,12 @@ from nodeproxy.dataplane.reactor import Reactor
 __all__ = [
     "CLIENT",
     "UPSTREAM",
-    "Address",
     "Faults",
     "Stream",
     "connect",
     "open_socket",
     "wait_either",
 ]
-
-Address = tuple[str, int]
-"""An IP address in text form, and a port."""
 
 
 class Faults(NamedTuple):

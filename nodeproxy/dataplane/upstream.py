@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 
 from nodeproxy.core.balance import Picker, picker
+from nodeproxy.core.destination import Address, host_port
 from nodeproxy.core.errors import ConnectFailed, NoEndpoints, ProxyError, UpstreamOverflow
 from nodeproxy.core.health import Health, ejection_allowed
 from nodeproxy.core.policy import Policy
@@ -17,11 +18,11 @@ from nodeproxy.core.pool import Pool
 from nodeproxy.core.record import Record
 from nodeproxy.core.standing import Standing, standings
 from nodeproxy.dataplane.reactor import Reactor
-from nodeproxy.dataplane.stream import Address, Stream, connect
+from nodeproxy.dataplane.stream import Stream, connect
 from nodeproxy.telemetry.requests import EndpointSeries, RequestSeries
 from registry.model import Endpoint, Port, Service
 
-__all__ = ["Lease", "Target", "Upstream", "host_port"]
+__all__ = ["Lease", "Target", "Upstream"]
 
 Log = Callable[..., None]
 """``log(event, **fields)``."""
@@ -291,9 +292,3 @@ class Upstream:
 
 _IN_ROTATION = frozenset({Standing.READY, Standing.FALLBACK, Standing.EJECTED, Standing.PANIC})
 _OUT = frozenset({Standing.EJECTED, Standing.PANIC})
-
-
-def host_port(address: Address) -> str:
-    """``10.0.0.1:80`` or ``[fd00::1]:80``."""
-    host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
