@@ -60,7 +60,8 @@ class RegistryView(msgspec.Struct, frozen=True):
     name: str
     kind: str
     state: str
-    """``starting``, ``running``, ``backing-off``, ``failed``: the supervisor's word."""
+    """``starting``, ``restored``, ``synced``, ``kept``, ``stale`` or ``failed``; ``meaning`` says
+    what that is."""
     synced: bool
     """It has given a complete answer since this daemon started."""
     age_seconds: float | None = None
@@ -72,6 +73,12 @@ class RegistryView(msgspec.Struct, frozen=True):
     from_disk: bool = False
     """Its last good state, kept on disk, is in use: the registry has not answered yet."""
     problems: tuple[ProblemView, ...] = ()
+    """Entries that cannot be used; the first ones where there are very many."""
+    problems_total: int = 0
+    save_error: str = ""
+    """Why its last good state could not be written to disk; empty while it can."""
+    meaning: str = ""
+    """The state as a sentence."""
     origin: str = ""
     """``nodeproxy.yaml:12``"""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from nodeproxy.cli.session import Session, config_option
+from nodeproxy.cli.session import Failure, Session, config_option
 
 __all__ = ["run"]
 
@@ -20,6 +20,12 @@ def run(session: Session) -> None:
     config = session.load()
     for warning in config.warnings:
         click.echo(f"Warning: {warning}", err=True)
+    from nodeproxy.settings import registry_problems
+
+    if problems := registry_problems(config):
+        for problem in problems:
+            click.echo(problem, err=True)
+        raise Failure(f"{config.path}: the registries are configured wrongly", exit_code=2)
     from nodeproxy import daemon
 
     raise SystemExit(daemon.run(config))

@@ -1,0 +1,189 @@
+"""What ``nodeproxy validate`` finds in a file or folder.
+
+Services are read by the very back end that the daemon would run: it is started, and stopped
+as soon as it has said what it knows. So nothing can be valid here and refused there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import trio
+
+from nodeproxy.config import Config, ConfigError, File, load
+from nodeproxy.settings import registry_problems, registry_specs
+from registry import plugins, strict
+from registry.base import Context, Problem, RegistryError
+from registry.model import Service
+
+__all__ = ["Report", "config_report", "read_once", "services_report", "validate_path"]
+
+_PATIENCE = 30.0
+_OF_SERVICES = frozenset({"services", "apiVersion", "kind", "items", "targets"})
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What was found."""
+
+    path: str
+    kind: str
+    """``configuration`` or ``services``."""
+    ok: bool
+    problems: tuple[Problem, ...] = ()
+    warnings: tuple[Problem, ...] = ()
+    registries: int = 0
+    services: int = 0
+    endpoints: int = 0
+
+
+def validate_path(path: str) -> Report:
+    """A configuration with the files that it names, a file of services, or a folder of these.
+    Raises OSError."""
+    if Path(path).is_dir():
+        return services_report(path)
+    text = Path(path).read_bytes().decode("utf-8", "replace")
+    try:
+        documents = strict.parse(text, path)
+    except strict.DocumentError as exc:
+        return Report(path, "file", False, tuple(exc.problems))
+    return config_report(path) if _is_config(documents) else services_report(path)
+
+
+def _is_config(documents: list[strict.Document]) -> bool:
+    """An unknown key says nothing, as it may be a typing error: what is neither a list nor has
+    a key that only services have is a configuration, and its reader will name what is wrong."""
+    if not documents:
+        return True
+    first = documents[0].value
+    if not isinstance(first, dict):
+        return False
+    return bool(first.keys() & set(File.__struct_fields__)) or not first.keys() & _OF_SERVICES
+
+
+def config_report(path: str) -> Report:
+    """The configuration, its registries' options, and the services files that it names."""
+    try:
+        config = load(path)
+    except ConfigError as exc:
+        return Report(path, "configuration", False, tuple(exc.problems))
+    problems = registry_problems(config)
+    services: dict[str, Service] = {}
+    if not problems:
+        for spec in registry_specs(config):
+            if spec.kind == "file":  # others would have to be called, which is not asked for
+                read, found = read_once(spec)
+                problems += found
+                services |= {s.name: s for s in read if s.name not in services}
+    warnings = [*config.warnings, *_unserved(config, services)]
+    return _report(path, "configuration", problems, services.values(), warnings, config)
+
+
+def services_report(path: str) -> Report:
+    """Documents of services: a file or a folder."""
+    spec = plugins.Spec("file", "file", {"path": str(Path(path).absolute())}, origin=path)
+    problems = plugins.check(spec)
+    services: list[Service] = []
+    if not problems:
+        services, problems = read_once(spec)
+    return _report(path, "services", problems, services, [], None)
+
+
+def read_once(spec: plugins.Spec) -> tuple[list[Service], list[Problem]]:
+    """Run a back end until it has given its first complete answer."""
+    try:
+        _, backend = plugins.make(spec, Context(spec.name, base_dir=spec.base_dir))
+    except plugins.SpecError as exc:
+        return [], exc.problems
+    sink = _Collector()
+
+    async def read() -> None:
+        with trio.move_on_after(_PATIENCE) as patience:
+            async with trio.open_nursery() as nursery:
+
+                async def run() -> None:
+                    try:
+                        await backend.run(sink)
+                    except RegistryError as exc:
+                        sink.broken = str(exc)
+                    sink.done.set()
+
+                nursery.start_soon(run)
+                await sink.done.wait()
+                nursery.cancel_scope.cancel()
+        if patience.cancelled_caught:
+            sink.broken = f"no complete answer within {_PATIENCE:g} s"
+
+    trio.run(read)
+    problems = list(sink.found)
+    if sink.broken and not problems:
+        problems.append(Problem(sink.broken, spec.origin))
+    return list(sink.services.values()), problems
+
+
+class _Collector:
+    """A sink that only remembers."""
+
+    def __init__(self) -> None:
+        self.services: dict[str, Service] = {}
+        self.found: tuple[Problem, ...] = ()
+        self.broken = ""
+        self.done = trio.Event()
+
+    def upsert(self, services: Iterable[Service]) -> None:
+        self.services.update((service.name, service) for service in services)
+
+    def remove(self, names: Iterable[str]) -> None:
+        for name in names:
+            self.services.pop(name, None)
+
+    def replace(self, services: Iterable[Service]) -> None:
+        self.services = {service.name: service for service in services}
+
+    def problems(self, problems: Iterable[Problem]) -> None:
+        self.found = tuple(problems)
+
+    def synced(self) -> None:
+        self.done.set()
+
+
+def _unserved(config: Config, services: dict[str, Service]) -> list[Problem]:
+    """Listeners for services that no file has. Another registry may know them: a warning."""
+    found = []
+    for i, listener in enumerate(config.listeners):
+        source, _, line = config.origin("listeners").rpartition(":")
+        field = f"listeners[{i}]"
+        service = services.get(str(listener.service))
+        if service is None:
+            if all(entry.kind == "file" for entry in config.registries):
+                message = f"no registry has the service {listener.service}"
+                close = strict.near(listener.service, services)
+                found.append(Problem(message + close, source, int(line or 0), field))
+        elif service.port(listener.port) is None:
+            known = ", ".join(str(port.port) for port in service.ports) or "none"
+            message = f"{listener.service} has no port {listener.port} (its ports: {known})"
+            found.append(Problem(message, source, int(line or 0), field))
+    return found
+
+
+def _report(
+    path: str,
+    kind: str,
+    problems: list[Problem],
+    services: Iterable[Service],
+    warnings: list[Problem],
+    config: Any,
+) -> Report:
+    known = list(services)
+    return Report(
+        path,
+        kind,
+        not problems,
+        tuple(problems),
+        tuple(warnings),
+        len(config.registries) if config else 0,
+        len(known),
+        sum(len(service.endpoints) for service in known),
+    )
