@@ -1,8 +1,8 @@
 """How many series one process may show, and how the metrics share them.
 
-Half of the limit is split evenly: every metric is sure of its part, however many series the
-others would like. The other half goes to whoever comes first, so that the few metrics that
-really need many can have them. Amounts are lines of the exposition, which is what a
+A quarter of the limit is split evenly: every metric is sure of its part, however many series
+the others would like. The rest goes to whoever comes first, so that the few metrics that really
+need many can have them. Amounts are lines of the exposition, which is what a
 Prometheus server stores: a histogram with ten buckets takes thirteen.
 """
 
@@ -28,7 +28,7 @@ class Budget:
     def enrol(self, owner: str) -> None:
         """A new owner; the sure parts of all others become smaller."""
         self._used.setdefault(owner, 0)
-        self.share = self.limit // 2 // len(self._used)
+        self.share = self.limit // 4 // len(self._used)
         taken = sum(max(0, used - self.share) for used in self._used.values())
         self._free = self.limit - self.share * len(self._used) - taken
 

@@ -115,7 +115,8 @@ class Family(Generic[S]):
         """Lines of the exposition that one series takes."""
         self._owner = owner
         self._make: Callable[[], S] = make
-        self._exempt = exempt or not labels
+        self.exempt: Final = exempt or not labels
+        """Not counted against the limit."""
         self._series: dict[tuple[str, ...], tuple[str, S]] = {}
         self._overflow = (OVERFLOW,) * len(labels)
         self._pull: Callable[[], Iterable[Sample]] | None = None
@@ -143,7 +144,7 @@ class Family(Generic[S]):
             return found[1]
         if len(key) != len(self.labels):
             raise ValueError(f"{self.name} takes the labels {self.labels}, not {values}")
-        if not self._exempt and key != self._overflow and not self._owner.admit(self):
+        if not self.exempt and key != self._overflow and not self._owner.admit(self):
             key = self._overflow
             found = self._series.get(key)
             if found is not None:
@@ -157,7 +158,7 @@ class Family(Generic[S]):
         key = tuple(map(clean, values))
         if key == self._overflow or self._series.pop(key, None) is None:
             return
-        if not self._exempt:
+        if not self.exempt:
             self._owner.budget.give_back(self.name, self.lines)
 
     def detached(self) -> S:
@@ -192,10 +193,10 @@ class Family(Generic[S]):
     def _pulled(self) -> Iterator[tuple[int, str]]:
         assert self._pull is not None
         budget = self._owner.budget
-        if not self._exempt:
+        if not self.exempt:
             budget.give_back(self.name, self._held)
         self._held = 0
-        limit = budget.limit if self._exempt else budget.room(self.name)
+        limit = budget.limit if self.exempt else budget.room(self.name)
         unique: dict[str, float] = {}
         try:
             samples = iter(self._pull())
@@ -206,7 +207,7 @@ class Family(Generic[S]):
             # Whatever went wrong in a part of the daemon, the other metrics are needed now.
             self._owner.errors.bind(self.name).value += 1
             return
-        if self._exempt or budget.take(self.name, len(unique)):
+        if self.exempt or budget.take(self.name, len(unique)):
             self._held = len(unique)
         if missed:
             self._owner.dropped.bind(self.name).value += missed
@@ -278,8 +279,10 @@ class Metrics:
         return False
 
     def families(self) -> tuple[AnyFamily, ...]:
-        """All metrics, in the order in which they were defined."""
-        return tuple(self._families.values())
+        """All metrics, in the order in which they were defined; those about metrics last, so
+        that a scrape tells what it met itself."""
+        others = (f for f in self._families.values() if f is not self.dropped)
+        return (*(f for f in others if f is not self.errors), self.dropped, self.errors)
 
     def cardinality(self) -> list[tuple[str, int]]:
         """Metrics and the lines that their series take, the largest first."""
@@ -318,6 +321,6 @@ class Metrics:
             raise ValueError(f"defined twice: {', '.join(sorted(names & self._names))}")
         self._names |= names
         self._families[family.name] = family
-        if family.labels:
+        if not family.exempt:
             self.budget.enrol(family.name)
         return family

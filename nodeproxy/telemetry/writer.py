@@ -14,7 +14,7 @@ import select
 from collections.abc import Callable
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from threading import Thread
+from threading import Lock, Thread
 from typing import Final
 
 __all__ = ["LineWriter"]
@@ -55,10 +55,10 @@ class LineWriter:
         self._failed = failed
         self._limit = limit
         self._queue: SimpleQueue[bytes | type[_Reopen] | type[_Close]] = SimpleQueue()
-        # Each number has one writer: the loop's thread, or the writer's.
+        self._lock = Lock()  # any thread may write a line; held for a few instructions
         self._put = 0
-        self._done = 0
         self._full = 0
+        self._done = 0
         self._lost = 0
         self._closed = False
         self._torn = False
@@ -82,12 +82,14 @@ class LineWriter:
         return self._put - self._done
 
     def write(self, line: bytes) -> None:
-        """Queue one line, which ends in a newline; or count it as lost. Never blocks."""
+        """Queue one line, which ends in a newline; or count it as lost. Never waits for the
+        target. Lines of several threads are kept apart."""
         size = len(line)
-        if self._put - self._done + size > self._limit or self._closed:
-            self._full += 1
-            return
-        self._put += size
+        with self._lock:
+            if self._put - self._done + size > self._limit or self._closed:
+                self._full += 1
+                return
+            self._put += size
         self._queue.put(line)
 
     def reopen(self) -> None:

@@ -111,6 +111,15 @@ def test_any_bytes_give_one_line_of_valid_json(data: bytes, text: str):
         assert found["path"] == data.decode()
 
 
+def test_a_text_that_utf8_cannot_carry_is_spelled_out():
+    access, lines = log(AccessLogSettings())
+    wild = record()
+    wild.detail, wild.route = "broken \udcff locale", "grün"
+    access.emit(wild)
+    assert only(lines)["response_code_details"] == "broken \\udcff locale"
+    assert only(lines)["route_name"] == "grün"
+
+
 def test_no_control_code_reaches_a_terminal():
     access, lines = log(AccessLogSettings())
     wild = record()

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from nodeproxy.core import errors
+from nodeproxy.core.standing import Standing
 from nodeproxy.telemetry.accesslog import Line
 from nodeproxy.telemetry.families import Families
 from nodeproxy.telemetry.metrics import Metrics
@@ -53,6 +54,13 @@ def test_the_buckets_of_every_histogram_are_on_the_page():
 def test_every_field_of_the_access_log_is_in_the_table_in_order():
     code = [f"`{field.name}`" for field in msgspec.structs.fields(Line)]
     assert [name for name, _ in rows("Access log")] == code
+
+
+def test_every_state_of_an_endpoint_is_named():
+    section = PAGE.split("The states of `nodeproxy_endpoints`:", 1)[1].split("\n#", 1)[0]
+    taking, others = section.split(";")
+    for standing in Standing:
+        assert f"`{standing.name.lower()}`" in (taking if standing.takes_traffic else others)
 
 
 def classes(root: type[errors.ProxyError]) -> Iterator[type[errors.ProxyError]]:

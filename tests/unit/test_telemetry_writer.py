@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -19,6 +20,24 @@ def drain(fd: int) -> bytes:
         parts.append(part)
     os.close(fd)
     return b"".join(parts)
+
+
+def test_lines_of_several_threads_are_kept_apart(tmp_path: Path):
+    path = tmp_path / "both.log"
+    writer = LineWriter(path)
+
+    def work(name: bytes) -> None:
+        for _ in range(2000):
+            writer.write(name * 50 + b"\n")
+
+    threads = [Thread(target=work, args=(name,)) for name in (b"a", b"b")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert writer.close(30)
+    assert sorted(path.read_bytes().splitlines()) == [b"a" * 50] * 2000 + [b"b" * 50] * 2000
+    assert writer.waiting == 0
 
 
 def test_lines_reach_the_file_in_order(tmp_path: Path):
