@@ -16,10 +16,10 @@ Three promises:
 * **A scrape never fails as a whole** because of one value that is pulled from elsewhere: the
   metric is left out and ``nodeproxy_scrape_errors_total`` tells.
 
-prometheus_client is not used. Behind a custom collector it spends about eight times as long
-on a scrape (tests/bench/telemetry_cost.py measures both) in one piece that only a thread could
-take off the loop, where it would compete for the interpreter's lock with the traffic; its own
-counters cost seven times as much per increment. What remains to be written here is the text
+prometheus_client is not used. Behind a custom collector it needs more than ten times as long
+for a scrape (tests/bench/telemetry_cost.py measures both), in one piece, which only a thread
+could take off the loop, where it would compete with the traffic for the interpreter's lock. Its
+own counters cost seven times as much per increment. What remains to be written here is the text
 format, which is small. The tests read what we write with its parser and with promtool.
 """
 

@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nodeproxy.core.record import Record
@@ -25,10 +25,10 @@ def record(status: int = 200, flags: str = "", protocol: str = "HTTP/1.1") -> Re
     return made
 
 
-def log(settings: AccessLogSettings) -> tuple[AccessLog, list[bytes]]:
+def log(chosen: AccessLogSettings) -> tuple[AccessLog, list[bytes]]:
     lines: list[bytes] = []
     made = AccessLog(
-        settings, lines.append, Random(7), monotonic=lambda: 60.0, wall=lambda: 1_700_000_010.5
+        chosen, lines.append, Random(7), monotonic=lambda: 60.0, wall=lambda: 1_700_000_010.5
     )
     return made, lines
 
@@ -97,6 +97,7 @@ def test_an_answer_without_incident_came_via_upstream():
     assert only(lines)["response_flags"] == "-"
 
 
+@settings(deadline=None)
 @given(data=st.binary(max_size=60), text=st.text(st.characters(), max_size=20))
 def test_any_bytes_give_one_line_of_valid_json(data: bytes, text: str):
     access, lines = log(AccessLogSettings())
@@ -130,7 +131,7 @@ def test_no_control_code_reaches_a_terminal():
 
 
 @pytest.mark.parametrize(
-    ("settings", "wanted"),
+    ("chosen", "wanted"),
     [
         (AccessLogSettings("off"), []),
         (AccessLogSettings("errors"), ["500", "flag", "tcp flag"]),
@@ -141,7 +142,7 @@ def test_no_control_code_reaches_a_terminal():
         (AccessLogSettings("all", sample=0.0, slow=0.02), ["500", "flag", "tcp flag", "ok"]),
     ],
 )
-def test_what_is_worth_a_line(settings: AccessLogSettings, wanted: list[str]):
+def test_what_is_worth_a_line(chosen: AccessLogSettings, wanted: list[str]):
     quick = record(404)
     quick.ended = 50.013
     records = {
@@ -152,7 +153,7 @@ def test_what_is_worth_a_line(settings: AccessLogSettings, wanted: list[str]):
         "tcp": record(0, "", "TCP"),
         "tcp flag": record(0, "UF", "TCP"),
     }
-    access, _ = log(settings)
+    access, _ = log(chosen)
     assert sorted(name for name, one in records.items() if access.wants(one)) == sorted(wanted)
 
 
@@ -161,6 +162,7 @@ def test_a_sample_is_about_as_large_as_asked_for():
     assert 400 < sum(access.wants(record()) for _ in range(2000)) < 600
 
 
+@settings(deadline=None)
 @given(seconds=st.integers(0, 4_000_000_000), milliseconds=st.integers(0, 999))
 def test_timestamps(seconds: int, milliseconds: int):
     from datetime import datetime

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nodeproxy.telemetry.budget import Budget
@@ -50,6 +50,7 @@ def test_a_limit_of_zero_admits_nothing():
     assert not budget.take("a", 1)
 
 
+@settings(deadline=None)
 @given(limit=st.integers(0, 120), steps=steps)
 def test_the_limit_holds_and_everybody_is_sure_of_a_share(
     limit: int, steps: list[tuple[str, int, bool]]

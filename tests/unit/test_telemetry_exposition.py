@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -34,6 +34,7 @@ def samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], f
     return found
 
 
+@settings(deadline=None)
 @given(value=any_text | nasty, other=any_text | nasty)
 def test_label_values_come_back_as_they_were(value: str, other: str):
     metrics = Metrics(10)
@@ -43,6 +44,7 @@ def test_label_values_come_back_as_they_were(value: str, other: str):
     assert samples(metrics) == {("x_total", expected): 3}
 
 
+@settings(deadline=None)
 @given(
     text=st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from('\\\n"'), min_size=1)
 )
@@ -74,6 +76,7 @@ def test_what_utf8_or_the_lexer_cannot_carry_is_spelled_out():
     assert clean("grün") == "grün"
 
 
+@settings(deadline=None)
 @given(value=st.floats() | st.integers(0, 2**63))
 def test_numbers_come_back_exactly(value: float):
     read = float(number(value).replace("Inf", "inf"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -114,6 +114,7 @@ def test_bad_definitions_are_refused(define: Callable[[Metrics], object]):
         define(Metrics())
 
 
+@settings(deadline=None)
 @given(
     bounds=st.lists(st.floats(-100, 100), min_size=1, max_size=8, unique=True).map(sorted),
     values=st.lists(st.floats(-200, 200), max_size=50),
@@ -172,6 +173,7 @@ actions = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(limit=st.integers(0, 60), actions=actions)
 def test_the_limit_is_never_exceeded(limit: int, actions: list[tuple[str, int, bool]]):
     metrics = Metrics(limit)
