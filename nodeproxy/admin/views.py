@@ -366,11 +366,10 @@ class DriftView(msgspec.Struct, frozen=True):
     """One difference between what is in the kernel and what should be."""
 
     message: str
-    family: str = ""
-    table: str = ""
-    chain: str = ""
-    expected: str = ""
-    found: str = ""
+    kind: str = ""
+    """``jump``, ``order``, ``chain``, ``set``, ``address``, ``route``, ``kernel-path``"""
+    where: str = ""
+    """``iptables -t nat PREROUTING``"""
 
 
 class RulesView(msgspec.Struct, frozen=True):
