@@ -24,7 +24,7 @@ keep() { # keep FILE TARGET: only where there is none
 
 if [ -z "$dest" ] && [ ! -x /opt/nodeproxy/bin/nodeproxy ]; then
     echo "install.sh: /opt/nodeproxy/bin/nodeproxy is missing; make it first:" >&2
-    echo "  python3 -m venv /opt/nodeproxy && /opt/nodeproxy/bin/pip install nodeproxy" >&2
+    echo "  python3 -m venv /opt/nodeproxy && /opt/nodeproxy/bin/pip install CHECKOUT" >&2
     exit 1
 fi
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from iptables import names
 from nodeproxy.config import Traffic, load
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -84,7 +85,7 @@ def test_the_sandbox_stays_tight(installed: Path) -> None:
 def test_the_way_is_opened_without_python_and_without_the_sandbox(unit: Unit) -> None:
     posts = unit.all("ExecStopPost")
 
-    assert posts == ["-+ipset flush NP-OUT-LIVE", "-+ipset flush NP-IN-LIVE"]
+    assert posts == [f"-+ipset flush {name}" for name in (names.OUT_LIVE, names.IN_LIVE)]
 
 
 def test_the_daemon_is_not_root_and_has_two_capabilities(unit: Unit) -> None:
