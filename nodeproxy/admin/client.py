@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -46,24 +46,36 @@ class NoDaemon(AdminError):
 
 
 class Client:
-    """One connection to one daemon. Every method raises AdminError."""
+    """One connection to one daemon. Every method raises AdminError; entering the context raises
+    NoDaemon."""
 
     def __init__(
         self,
-        socket: str | Path,
+        path: str | Path,
         *,
         timeout: float = 60.0,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self.socket = Path(socket)
+        self.socket = Path(path)
+        self._probed = transport is not None
         self._http = httpx.Client(
-            transport=transport or httpx.HTTPTransport(uds=str(socket)),
+            transport=transport or httpx.HTTPTransport(uds=str(path)),
             base_url="http://nodeproxy",
             timeout=httpx.Timeout(timeout, connect=5.0),
             trust_env=False,
         )
 
     def __enter__(self) -> Self:
+        # httpx says no more than that connecting failed (and leaks the socket): the operating
+        # system knows why.
+        if not self._probed:
+            try:
+                with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+                    probe.settimeout(5.0)
+                    probe.connect(str(self.socket))
+            except OSError as exc:
+                self._http.close()
+                raise self._no_daemon(exc) from exc
         return self
 
     def __exit__(
@@ -163,7 +175,7 @@ class Client:
         try:
             yield
         except httpx.ConnectError as exc:
-            raise self._no_daemon() from exc
+            raise self._no_daemon(exc) from exc
         except httpx.TimeoutException as exc:
             raise AdminError(
                 f"the daemon at {self.socket} did not answer in time",
@@ -175,27 +187,26 @@ class Client:
                 "its log may say why: `journalctl -u nodeproxy`",
             ) from exc
 
-    def _no_daemon(self) -> NoDaemon:
-        """httpx says "connection failed"; the file system knows more."""
+    def _no_daemon(self, reason: Exception) -> NoDaemon:
         elsewhere = "`--socket PATH` or NODEPROXY_SOCKET names another socket"
-        try:
-            self.socket.lstat()
-        except PermissionError:
-            return NoDaemon(f"no permission to look at {self.socket}", _SUDO)
-        except OSError:
-            return NoDaemon(
-                f"no daemon answers: there is no socket {self.socket}",
-                f"is it running? `systemctl status nodeproxy`; {elsewhere}",
-            )
-        if not os.access(self.socket, os.R_OK | os.W_OK):
-            return NoDaemon(f"no permission to use {self.socket}", _SUDO)
+        match reason:
+            case PermissionError():
+                hint = "use sudo, or be the user that runs the daemon"
+                return NoDaemon(f"no permission to use {self.socket}", hint)
+            case FileNotFoundError() | NotADirectoryError():
+                return NoDaemon(
+                    f"no daemon answers: there is no socket {self.socket}",
+                    f"is it running? `systemctl status nodeproxy`; {elsewhere}",
+                )
+            case ConnectionRefusedError():
+                return NoDaemon(
+                    f"no daemon answers at {self.socket}, which one that has ended left behind",
+                    f"start it: `systemctl start nodeproxy`; {elsewhere}",
+                )
         return NoDaemon(
-            f"no daemon answers at {self.socket}, which one that has ended left behind",
-            f"start it: `systemctl start nodeproxy`; {elsewhere}",
+            f"no daemon answers at {self.socket}: {reason}",
+            f"is it running, or stuck? `systemctl status nodeproxy`; {elsewhere}",
         )
-
-
-_SUDO = "use sudo, or be the user that runs the daemon"
 
 
 def _refused(response: httpx.Response) -> AdminError:

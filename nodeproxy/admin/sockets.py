@@ -42,11 +42,11 @@ def unix_listener(path: str | Path) -> Iterator[trio.SocketListener]:
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     with _lock(path):
         _check_free(path)
-        listener, identity = _bind(path)
+        listening, identity = _bind(path)
         try:
-            yield listener
+            yield trio.SocketListener(trio.socket.from_stdlib_socket(listening))
         finally:
-            listener.socket.close()
+            listening.close()  # a second time if serve() has ended in order: harmless
             # Somebody may have put another file in our place: that one is not ours to remove.
             with contextlib.suppress(FileNotFoundError):
                 if _identity(path) == identity:
@@ -118,7 +118,7 @@ def _check_free(path: Path) -> None:
     raise _busy(path)
 
 
-def _bind(path: Path) -> tuple[trio.SocketListener, tuple[int, int]]:
+def _bind(path: Path) -> tuple[socket.socket, tuple[int, int]]:
     # Bound under another name, made private, listening, and only then moved to its place: no
     # moment exists in which others could connect, or in which a client would be refused.
     new = path.with_name(path.name + ".new")
@@ -135,7 +135,7 @@ def _bind(path: Path) -> tuple[trio.SocketListener, tuple[int, int]]:
         listening.close()
         new.unlink(missing_ok=True)
         raise
-    return trio.SocketListener(trio.socket.from_stdlib_socket(listening)), identity
+    return listening, identity
 
 
 def _identity(path: Path) -> tuple[int, int]:
