@@ -80,6 +80,25 @@ def removal_text(seen: Ruleset) -> str:
     return "\n".join(lines) + "\n" if lines else ""
 
 
+def saved_text(expected: Iterable[TableRules]) -> str:
+    """What `iptables-save` would print on a machine where nobody else has rules."""
+    builtin = {
+        "nat": ("PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"),
+        "mangle": ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"),
+        "filter": ("INPUT", "FORWARD", "OUTPUT"),
+    }
+    lines = []
+    for table in expected:
+        lines.append(f"*{table.name}")
+        lines += [f":{chain} ACCEPT [0:0]" for chain in builtin[table.name]]
+        lines += [f":{chain} - [0:0]" for chain in table.chains]
+        lines += [f"-A {jump.chain} {jump.rule}" for jump in table.jumps]
+        for chain, body in table.chains.items():
+            lines += [f"-A {chain} {rule}" for rule in body]
+        lines.append("COMMIT")
+    return "\n".join(lines) + "\n"
+
+
 def sets_text(settings: Settings) -> str:
     """What `ipset -exist restore` must be given before the rules can be installed.
 

@@ -1,0 +1,153 @@
+"""The services as the kernel holds them: members of the sets, elements of the kernel path.
+
+`replace` builds everything anew (at start, and when something was found broken), `change` costs
+as much as what changes. Both take the whole way or raise; after a failure `replace` is next.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+import trio
+
+from iptables import names
+from iptables.host import Host
+from iptables.kernel_path import KernelPath, Key
+from iptables.names import Family
+from iptables.netlink import IpSets
+from iptables.rules import fill_text
+from iptables.settings import Backend, Frontend, Settings, canonical, family_of
+
+_MAXELEM = 262144
+_SLICE = 32  # set members changed between two looks at the loop: about 4 ms
+# From here on starting over in one transaction is cheaper than single steps.
+MANY = 1000
+
+
+class Programmed:
+    """What was given to the kernel. `frontends` is the truth that `replace` restores."""
+
+    def __init__(self, host: Host, settings: Settings, families: Sequence[Family]) -> None:
+        self._host = host
+        self._settings = settings
+        self.families = tuple(families)
+        self.frontends: dict[Key, Frontend] = {}
+        self.kernel: dict[Family, KernelPath] = {}
+        self.complete = False
+
+    def set_sizes(self) -> dict[str, int | None]:
+        """The sets that must exist, with their sizes if everything has been given to them."""
+        sizes: dict[str, int | None] = {}
+        for name in self._sets():
+            sizes[name] = 0 if self.complete else None
+        if self.complete:
+            for frontend in self.frontends.values():
+                for name in self._memberships(frontend):
+                    sizes[name] = (sizes[name] or 0) + 1
+        sizes[names.OUT_LIVE] = None
+        if self._settings.inbound:
+            sizes[names.IN_LIVE] = None
+        return sizes
+
+    async def replace(self, frontends: Iterable[Frontend]) -> None:
+        self.complete = False
+        self.frontends = {f.key: f for f in map(normal, frontends) if self._usable(f)}
+        current = tuple(self.frontends.values())
+        if self.kernel:
+            # Before the sets: what the proxy is given must have somewhere to fall.
+            text = await trio.to_thread.run_sync(self._kernel_text, current)
+            await self._host.run("nft", "-f", "-", text=text)
+        text = await trio.to_thread.run_sync(self._sets_text, current)
+        await self._host.run("ipset", "-exist", "restore", text=text)
+        self.complete = True
+
+    async def change(
+        self, sets: IpSets, upserts: Iterable[Frontend], removals: Iterable[Key]
+    ) -> None:
+        """Apply a change. Removals come first, so a key in both is there afterwards."""
+        gone = [(canonical(address), port) for address, port in removals]
+        come = [f for f in map(normal, upserts) if self._usable(f)]
+        if not self.complete or len(gone) + len(come) > MANY:
+            for key in gone:
+                self.frontends.pop(key, None)
+            self.frontends.update((f.key, f) for f in come)
+            await self.replace(tuple(self.frontends.values()))
+            return
+        self.complete = False
+        leave: list[tuple[str, str, int]] = []
+        enter: list[tuple[str, str, int]] = []
+        for key in gone:
+            old = self.frontends.pop(key, None)
+            if old is not None:
+                leave += [(name, *key) for name in self._memberships(old)]
+        for frontend in come:
+            old = self.frontends.get(frontend.key)
+            was = self._memberships(old) if old is not None else ()
+            now = self._memberships(frontend)
+            leave += [(name, *frontend.key) for name in was if name not in now]
+            enter += [(name, *frontend.key) for name in now if name not in was]
+            self.frontends[frontend.key] = frontend
+        text = "".join(
+            path.change(
+                [f for f in come if family_of(f.address) == family],
+                [key for key in gone if family_of(key[0]) == family],
+            )
+            for family, path in self.kernel.items()
+        )
+        if text:
+            await self._host.run("nft", "-f", "-", text=text)
+        for start in range(0, len(leave), _SLICE):
+            sets.delete(leave[start : start + _SLICE])
+            await trio.lowlevel.checkpoint()
+        for start in range(0, len(enter), _SLICE):
+            sets.add(enter[start : start + _SLICE])
+            await trio.lowlevel.checkpoint()
+        self.complete = True
+
+    def _usable(self, frontend: Frontend) -> bool:
+        return family_of(frontend.address) in self.families
+
+    def _sets(self) -> list[str]:
+        found: list[str] = []
+        for family in names.FAMILIES:
+            found.append(names.VIP[family])
+            if self._settings.fail == "closed":
+                found.append(names.ENFORCED[family])
+        return found
+
+    def _memberships(self, frontend: Frontend) -> tuple[str, ...]:
+        if not frontend.intercept:
+            return ()
+        family = family_of(frontend.address)
+        if self._settings.fail == "closed":
+            return (names.ENFORCED[family], names.VIP[family])
+        return (names.VIP[family],)
+
+    def _kernel_text(self, frontends: Sequence[Frontend]) -> str:
+        return "".join(
+            path.replace(f for f in frontends if family_of(f.address) == family)
+            for family, path in self.kernel.items()
+        )
+
+    def _sets_text(self, frontends: Sequence[Frontend]) -> str:
+        members: Mapping[str, list[Key]] = {name: [] for name in self._sets()}
+        for frontend in frontends:
+            for name in self._memberships(frontend):
+                members[name].append(frontend.key)
+        return "".join(
+            fill_text(name, family, members[name], _MAXELEM)
+            for family in names.FAMILIES
+            for name in (names.VIP[family], names.ENFORCED[family])
+            if name in members
+        )
+
+
+def normal(frontend: Frontend) -> Frontend:
+    """With addresses as the kernel spells them, and only backends of the same family."""
+    address = canonical(frontend.address)
+    family = family_of(address)
+    backends = tuple(
+        Backend(canonical(b.address), b.port, b.weight)
+        for b in frontend.backends
+        if family_of(b.address) == family
+    )
+    return msgspec.structs.replace(frontend, address=address, backends=backends)
