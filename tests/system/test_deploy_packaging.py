@@ -91,11 +91,11 @@ def test_the_wheel_holds_files_and_no_links(wheel: Path) -> None:
         assert f"{package}/py.typed" in names
 
 
-def test_the_wheel_holds_every_module(wheel: Path) -> None:
+def test_the_wheel_holds_every_module(wheel: Path, checkout: Path) -> None:
     modules = {
-        path.relative_to(ROOT).as_posix()
+        path.relative_to(checkout).as_posix()
         for package in PACKAGES
-        for path in (ROOT / package).rglob("*.py")
+        for path in (checkout / package).rglob("*.py")
     }
     with zipfile.ZipFile(wheel) as archive:
         assert modules <= set(archive.namelist())
