@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from iptables.settings import Settings as InterceptionSettings
 from nodeproxy.config import Config
+from nodeproxy.core.policy import Outlier, Policy
+from nodeproxy.dataplane.settings import Settings as DataplaneSettings
 from registry import plugins
 from registry.base import Problem
 
-__all__ = ["interception_settings", "registry_problems", "registry_specs"]
+__all__ = ["dataplane_settings", "interception_settings", "registry_problems", "registry_specs"]
 
 
 def interception_settings(config: Config) -> InterceptionSettings:
@@ -28,6 +30,41 @@ def interception_settings(config: Config) -> InterceptionSettings:
         kernel_path=given.kernel_path,
         fail=given.fail,
         ipv6=given.ipv6,
+    )
+
+
+def dataplane_settings(config: Config) -> DataplaneSettings:
+    """For :class:`nodeproxy.dataplane.node.Node`. Without interception no packet needs a mark,
+    and setting one would need a capability."""
+    traffic = config.traffic
+    outlier = traffic.outlier
+    return DataplaneSettings(
+        mark=config.interception.mark if config.interception.mode == "iptables" else 0,
+        registry_only=config.outbound == "registry-only",
+        via=traffic.via,
+        max_head=traffic.max_head,
+        header_timeout=float(traffic.header_timeout),
+        keep_alive_timeout=float(traffic.keep_alive_timeout),
+        body_timeout=float(traffic.body_timeout),
+        detect_timeout=float(traffic.detect_timeout),
+        tcp_idle_timeout=float(traffic.tcp_idle_timeout),
+        policy=Policy(
+            balance=traffic.balance,
+            connect_timeout=float(traffic.connect_timeout),
+            connect_tries=traffic.connect_tries,
+            max_connections=traffic.max_connections,
+            idle_connections=traffic.idle_connections,
+            idle_timeout=float(traffic.pool_idle_timeout),
+            response_timeout=float(traffic.response_timeout),
+            body_timeout=float(traffic.response_body_timeout),
+            outlier=Outlier(
+                consecutive_5xx=outlier.consecutive_5xx,
+                consecutive_gateway_failures=outlier.consecutive_gateway_failures,
+                base_ejection=float(outlier.base_ejection),
+                max_ejection=float(outlier.max_ejection),
+                max_ejection_percent=outlier.max_ejection_percent,
+            ),
+        ),
     )
 
 

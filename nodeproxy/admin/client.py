@@ -44,6 +44,9 @@ class AdminError(Exception):
 class NoDaemon(AdminError):
     """No daemon answers at this path."""
 
+    absent = False
+    """True where there is none; False where one may be there that can't be asked."""
+
 
 class Client:
     """One connection to one daemon. Every method raises AdminError; entering the context raises
@@ -194,15 +197,19 @@ class Client:
                 hint = "use sudo, or be the user that runs the daemon"
                 return NoDaemon(f"no permission to use {self.socket}", hint)
             case FileNotFoundError() | NotADirectoryError():
-                return NoDaemon(
+                answer = NoDaemon(
                     f"no daemon answers: there is no socket {self.socket}",
                     f"is it running? `systemctl status nodeproxy`; {elsewhere}",
                 )
+                answer.absent = True
+                return answer
             case ConnectionRefusedError():
-                return NoDaemon(
+                answer = NoDaemon(
                     f"no daemon answers at {self.socket}, which one that has ended left behind",
                     f"start it: `systemctl start nodeproxy`; {elsewhere}",
                 )
+                answer.absent = True
+                return answer
         return NoDaemon(
             f"no daemon answers at {self.socket}: {reason}",
             f"is it running, or stuck? `systemctl status nodeproxy`; {elsewhere}",

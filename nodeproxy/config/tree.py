@@ -116,6 +116,9 @@ class Traffic(_Section, frozen=True):
     flight."""
     connect_timeout: Duration = Duration("1s")
     """For one attempt to connect to an endpoint."""
+    connect_tries: Count = 3
+    """Endpoints that are tried, one after the other, before a request is given up of which
+    nothing has been sent."""
     detect_timeout: Duration = Duration("200ms")
     """How long to wait for a client's first bytes when the port's protocol is not declared;
     after that the connection is relayed as TCP (the server speaks first)."""
@@ -128,15 +131,17 @@ class Traffic(_Section, frozen=True):
     header_timeout: Duration = Duration("10s")
     """From the first byte of a request's head to its last."""
     body_timeout: Duration = Duration("60s")
-    """Between two pieces of a body, in either direction; 0: no limit."""
+    """Longest silence of a client within a request's body."""
     response_timeout: Duration = Duration("0s")
     """From the end of a request to the head of its response; 0: no limit."""
+    response_body_timeout: Duration = Duration("5m")
+    """Longest silence of an endpoint within a response's body."""
     drain_timeout: Duration = Duration("10s")
     """At shutdown: for requests in flight to end."""
     max_connections: Count = 1024
     """Connections to the endpoints of one service port."""
-    max_pending: Count = 1024
-    """Requests that wait for one of these connections; more are refused with 503."""
+    idle_connections: Annotated[int, Meta(ge=0)] = 64
+    """Idle connections that are kept for one endpoint."""
     max_head: Annotated[int, Meta(ge=4096, le=1048576)] = 65536
     """Bytes of a request's or response's head."""
     outlier: Outlier = Outlier()
