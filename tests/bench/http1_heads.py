@@ -134,12 +134,16 @@ def main() -> None:
         show("both", answer, data)
     print("chunked bodies; microseconds")
     show("one small chunk", lambda: Chunked().feed(CHUNKED))
-    show("100 chunks of 1 KiB", lambda: Chunked().feed(b"400\r\n%b\r\n" % bytes(1024) * 100))
+    chunks = b"400\r\n%b\r\n" % bytes(1024) * 100
+    show("100 chunks of 1 KiB", lambda: Chunked().feed(chunks))
+    long = b"100000\r\n" + bytes(1 << 18)
+    show("256 KiB of one chunk", lambda: Chunked().feed(long))
     print("hostile; microseconds")
     show("600-byte head by single bytes", drip, REQUESTS["browser (600 bytes)"])
     field = b"X-Filler: " + b"x" * 600 + b"\r\n"
     large = b"GET / HTTP/1.1\r\nHost: a\r\n" + field * 99
     show("60 KiB head, unfinished", parse_request, large)
+    show("60 KiB head, unfinished, seen", parse_request, large, seen=len(large) - 1)
     show("60 KiB head, whole", parse_request, large + b"\r\n")
 
 

@@ -110,7 +110,7 @@ def test_finds_the_end_of_well_formed_bodies_in_any_pieces(
 
 
 FRAGMENTS = st.sampled_from(
-    [  # fmt: skip
+    [
         b"\r\n",
         b"\n",
         b"\r",

@@ -195,7 +195,7 @@ def test_well_formed_responses_in_any_pieces(data: bytes, method: bytes, rest: b
 # Bytes that an attacker would try
 
 FRAGMENTS = st.sampled_from(
-    [  # fmt: skip
+    [
         b"GET ",
         b"POST ",
         b"OPTIONS ",

@@ -174,6 +174,7 @@ def test_answers_501(data: bytes):
 LIMITS = Limits(head=256, target=32, fields=4)
 TOO_LARGE = {
     "head": GET + b"A: " + b"x" * 256 + b"\r\n\r\n",
+    "head with a bad field": GET + b"A: " + b"x" * 256 + b"\r\n: 1\r\n\r\n",
     "head without an end": GET + b"A: " + b"x" * 256,
     "target": b"GET /" + b"x" * 32 + b" HTTP/1.1\r\nHost: a\r\n\r\n",
     "target without an end": b"GET /" + b"x" * 300,

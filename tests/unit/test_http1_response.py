@@ -87,7 +87,12 @@ def test_refuses_as_soon_as_no_byte_can_help(data: bytes):
 
 @pytest.mark.parametrize(
     "data",
-    [OK + b"A: 1\r\n" * 5 + b"\r\n", OK + b"A: " + b"x" * 100 + b"\r\n\r\n", OK + b"A" * 100],
+    [
+        OK + b"A: 1\r\n" * 5 + b"\r\n",
+        OK + b"A: " + b"x" * 100 + b"\r\n\r\n",
+        OK + b"A: " + b"x" * 100 + b"\r\n: 1\r\n\r\n",
+        OK + b"A" * 100,
+    ],
 )
 def test_limits(data: bytes):
     with pytest.raises(BadResponse, match=r"exceeds|more than"):

@@ -99,10 +99,12 @@ def unfinished_response(data: bytes, limits: Limits, cut: int) -> None:
 
 
 def _field_problem(lines: list[bytes]) -> str:
-    for number, line in enumerate(lines[1:], 2):
-        if not _LINE(line):
-            return f"line {number} of the head: {_line_problem(line)}"
-    return "the head is not well-formed"
+    problems = (
+        f"line {number} of the head: {_line_problem(line)}"
+        for number, line in enumerate(lines[1:], 2)
+        if not _LINE(line)
+    )
+    return next(problems, "the head is not well-formed")
 
 
 def _line_problem(line: bytes) -> str:

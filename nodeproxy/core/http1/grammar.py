@@ -100,13 +100,13 @@ PARTIAL_RESPONSE: Final = re.compile(
 def field_expression(names: bytes) -> re.Pattern[bytes]:
     """An expression for ``findall`` over field lines that starts at the LF before the first.
 
-    ``names`` is an alternation. Groups: the line without CR and LF, the name, the value with
-    its trailing blanks. Starting at a literal LF lets the engine skip with memchr, and the
-    look-ahead spares the alternation for lines whose first letter is none of ours.
+    ``names`` is an alternation. Groups: the line from the LF before it to its CR, the name, the
+    value with its trailing blanks. Starting at a literal LF lets the engine skip with memchr, and
+    the look-ahead spares the alternation for lines whose first letter is none of ours.
     """
     firsts = bytes(sorted({name.strip(b"(?:)")[0] for name in names.split(b"|")}))
     look = b"".join(b"%c%c" % (c, c - 32) for c in firsts)
-    return re.compile(rb"\n(?=[%b])((%b):[ \t]*+([^\r]*+))\r" % (look, names), re.IGNORECASE)
+    return re.compile(rb"(\n(?=[%b])(%b):[ \t]*+([^\r]*+)\r)" % (look, names), re.IGNORECASE)
 
 
 class Malformed(ValueError):
@@ -178,11 +178,11 @@ class Connection(NamedTuple):
 def connection(values: list[bytes]) -> Connection:
     """Read the Connection fields of one head."""
     value = values[0] if len(values) == 1 else b",".join(values)
-    return _connection(value.lower()) if len(value) <= 64 else _read_connection(value.lower())
+    return _connection(value) if len(value) <= 64 else _read_connection(value)
 
 
 def _read_connection(value: bytes) -> Connection:
-    options = {option.strip(b" \t") for option in value.split(b",")} - {b""}
+    options = {option.strip(b" \t") for option in value.lower().split(b",")} - {b""}
     if not all(map(is_token, options)):
         raise Malformed("Connection holds something that is not a token")
     if not _UNTOUCHABLE.isdisjoint(options):
@@ -208,17 +208,17 @@ def without(fields: bytes, names: frozenset[bytes]) -> bytes:
 def cut(
     fields: bytes, lines: list[bytes], nominated: frozenset[bytes], removed: frozenset[bytes]
 ) -> bytes:
-    """``fields`` without ``lines`` (given without CRLF) and without the ``nominated`` names;
-    ``lines`` are all those with a name in ``removed``.
+    """``fields`` without ``lines`` (each from the LF before it to its CR) and without the
+    ``nominated`` names; ``lines`` are all those with a name in ``removed``.
 
     Cutting one line out (``Connection: keep-alive`` of browsers and of nginx) is far cheaper than
-    looking at every name. A line is bounded by LF and CR: it never matches inside another.
+    looking at every name. Bounded by LF and CR, a line never matches inside another.
     """
     if nominated or len(lines) > 8:
         return without(fields, removed | nominated)
     fields = b"\n" + fields
     for line in lines:
-        fields = fields.replace(b"\n%b\r" % line, b"")
+        fields = fields.replace(line, b"")
     return fields[1:]
 
 

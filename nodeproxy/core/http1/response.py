@@ -37,6 +37,8 @@ _find: Final = field_expression(
 _CONTENT_LENGTH: Final = frozenset((b"content-length",))
 _NONE: Final[frozenset[bytes]] = frozenset()
 
+_STATUS: Final = {b"%d" % status: status for status in range(100, 1000)}
+
 
 class ResponseHead(msgspec.Struct, gc=False):
     """One response's head."""
@@ -103,7 +105,7 @@ def parse_response(
                     options = [value]
                 else:
                     options.append(value)
-    status = int(code)
+    status = _STATUS[code]
     minor = 1 if version == b"1" else 0
     clean = minor == 1 and drop is None and reason is not None
     keep_alive = minor == 1
