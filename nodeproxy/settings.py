@@ -6,6 +6,8 @@ daemon and by the commands that do without it.
 
 from __future__ import annotations
 
+from math import inf
+
 from iptables.settings import Settings as InterceptionSettings
 from nodeproxy.config import Config
 from nodeproxy.core.policy import Outlier, Policy
@@ -45,9 +47,9 @@ def dataplane_settings(config: Config) -> DataplaneSettings:
         max_head=traffic.max_head,
         header_timeout=float(traffic.header_timeout),
         keep_alive_timeout=float(traffic.keep_alive_timeout),
-        body_timeout=float(traffic.body_timeout),
+        body_timeout=float(traffic.body_timeout) or inf,
         detect_timeout=float(traffic.detect_timeout),
-        tcp_idle_timeout=float(traffic.tcp_idle_timeout),
+        tcp_idle_timeout=float(traffic.tcp_idle_timeout) or inf,
         policy=Policy(
             balance=traffic.balance,
             connect_timeout=float(traffic.connect_timeout),
@@ -56,7 +58,7 @@ def dataplane_settings(config: Config) -> DataplaneSettings:
             idle_connections=traffic.idle_connections,
             idle_timeout=float(traffic.pool_idle_timeout),
             response_timeout=float(traffic.response_timeout),
-            body_timeout=float(traffic.response_body_timeout),
+            body_timeout=float(traffic.response_body_timeout) or inf,
             outlier=Outlier(
                 consecutive_5xx=outlier.consecutive_5xx,
                 consecutive_gateway_failures=outlier.consecutive_gateway_failures,

@@ -133,7 +133,7 @@ def _registries(view: View, request: Request) -> Response:
     return _json(view.registries())
 
 
-def _explain(view: View, request: Request) -> Response:
+async def _explain(view: View, request: Request) -> Response:
     try:
         query = explain_query(
             method=request.value("method", "GET"),
@@ -143,7 +143,7 @@ def _explain(view: View, request: Request) -> Response:
         )
     except BadQuery as exc:
         return error(400, str(exc))
-    return _json(view.explain(query))
+    return _json(await view.explain(query))
 
 
 def _metrics(view: View, request: Request) -> Response:

@@ -423,7 +423,8 @@ class View(Protocol):
 
     def registries(self) -> tuple[RegistryView, ...]: ...
 
-    def explain(self, query: ExplainQuery) -> ExplainView: ...
+    async def explain(self, query: ExplainQuery) -> ExplainView:
+        """Asynchronous, as the rules on the machine are read."""
 
     def metrics(self) -> Iterator[bytes]:
         """The Prometheus text format 0.0.4, in slices."""

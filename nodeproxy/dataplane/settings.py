@@ -18,6 +18,8 @@ class Settings(msgspec.Struct, frozen=True):
     """Refuse destinations that no registry knows, instead of passing them through."""
     via: bool = True
     """Add ``Via: 1.1 nodeproxy`` to requests (RFC 9110, 7.6.3). Responses are left as they are."""
+    max_head: int = 65536
+    """Bytes of a request's head."""
     header_timeout: float = 10.0
     """For the whole head of a request, from its first byte."""
     keep_alive_timeout: float = 75.0

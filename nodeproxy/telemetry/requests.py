@@ -230,6 +230,13 @@ class Requests:
             endpoints[port, address, target] = series
         return series
 
+    def connections(self) -> int:
+        """Open client connections, all ports together."""
+        series = [s for ports in self._ports.values() for s in ports.values()]
+        if self._passthrough is not None:
+            series.append(self._passthrough)
+        return int(sum(s.active.value for s in series))
+
     def update(self, name: str, service: Service | None) -> None:
         """The catalog has changed: drop what ``service`` (None: gone) no longer has."""
         ports = self._ports.get(name, {})

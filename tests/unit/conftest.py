@@ -105,7 +105,7 @@ class FakeView:
     def registries(self) -> tuple[views.RegistryView, ...]:
         return (self.registry,)
 
-    def explain(self, query: views.ExplainQuery) -> views.ExplainView:
+    async def explain(self, query: views.ExplainQuery) -> views.ExplainView:
         if query.host == "192.0.2.1":
             return views.ExplainView(
                 query, "refused", "no service has 192.0.2.1:80", status=502, flags="NR"

@@ -1,0 +1,376 @@
+"""The composition root: the only place that knows every part and ties them together.
+
+One trio nursery: the reactor (which carries all traffic), the registries, the interception, the
+admin API and the signals. The order of a start is what makes it safe: the kernel hands over
+traffic only when listeners are open and the registries have been heard, and as long as the
+reactor's own loop beats.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import random
+import resource
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+
+from iptables.errors import InterceptionError
+from iptables.manager import Interception
+from nodeproxy import __version__
+from nodeproxy.admin.api import admin_handler, metrics_handler
+from nodeproxy.admin.server import serve
+from nodeproxy.admin.sockets import SocketBusy, tcp_listener, unix_listener
+from nodeproxy.config import Config
+from nodeproxy.core.destination import host_port
+from nodeproxy.dataplane.listener import listen
+from nodeproxy.dataplane.node import Node
+from nodeproxy.dataplane.reactor import Reactor
+from nodeproxy.frontends import changed, frontends
+from nodeproxy.inspection import Inspection
+from nodeproxy.notify import Notifier
+from nodeproxy.settings import dataplane_settings, interception_settings, registry_specs
+from nodeproxy.telemetry import log as logging
+from nodeproxy.telemetry import process
+from nodeproxy.telemetry.accesslog import AccessLog, AccessLogSettings
+from nodeproxy.telemetry.families import Families
+from nodeproxy.telemetry.metrics import Metrics
+from nodeproxy.telemetry.writer import LineWriter
+from registry.catalog import Catalog, Change
+from registry.plugins import SpecError
+from registry.supervise import Registries
+
+__all__ = ["StartError", "run"]
+
+WORTH_A_LINE: Final = 0.1
+"""Seconds of a loop stall that is logged."""
+NOTED: Final = 0.005
+"""Seconds of lateness that are a stall, and not the scheduler's grain."""
+FULL_SYNC: Final = 2000
+"""Changes of frontends from which on sending all is cheaper than sending each."""
+
+
+class StartError(Exception):
+    """The daemon cannot start; the message says why, and what to look at."""
+
+
+def run(config: Config) -> int:
+    """Run the daemon until SIGTERM or SIGINT. Returns the exit code: 0 after an orderly stop,
+    1 when it could not start."""
+    problems: list[BaseException] = []
+    try:
+        trio.run(Daemon(config).run, restrict_keyboard_interrupt_to_checkpoints=True)
+    except* (StartError, SpecError, InterceptionError, SocketBusy) as group:
+        problems = _leaves(group)
+    for error in problems:
+        print(f"nodeproxy: {error}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+class Daemon:
+    """All parts of one node's proxy."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.started = time.time()
+        self.log_writer = LineWriter(sys.stderr.fileno())
+        logging.configure(config.log.level, config.log.format, write=self.log_writer.write)
+        self.log = logging.get_logger("daemon")
+        self.metrics = Metrics(config.telemetry.max_series)
+        self.families = Families(self.metrics)
+        self.access_writer = self._access_writer()
+        access = config.telemetry.access_log
+        rng = random.Random()
+        self.access_log = AccessLog(
+            AccessLogSettings(access.mode, access.sample, access.slow),
+            self.access_writer.write,
+            rng,
+        )
+        self.reactor = Reactor()
+        self.reactor.on_crash = self._on_crash
+        self.reactor.on_lag = self._on_lag
+        self._throttle = logging.Throttle(self.log, 10.0, time.monotonic)
+        self.node = Node(
+            dataplane_settings(config),
+            self.reactor,
+            self.families,
+            self.access_log,
+            rng=rng,
+            log=logging.get_logger("dataplane").info,
+        )
+        self.node_name = config.node.name or socket.gethostname()
+        self.registries = Registries(
+            registry_specs(config),
+            on_change=self._on_change,
+            state_dir=Path(config.base_dir, config.state_dir),
+            node=self.node_name,
+            zone=config.node.zone,
+            mark=self.node.settings.mark,
+            log=logging.get_logger("registry"),
+        )
+        self.interception: Interception | None = None
+        if config.interception.mode == "iptables":
+            self.interception = Interception(
+                interception_settings(config), logging.get_logger("interception")
+            )
+        self.intercepting = False
+        """True between the first beat and the orderly release."""
+        self.notifier = Notifier()
+        self.worst_stall = self.last_stall = 0.0
+        self._stalls = self.families.loop_stall.bind()
+        self.synced = False
+        """Each registry has answered, or its last good state serves, or it has failed once."""
+        self.started_all = False
+        """All parts have begun."""
+        self.beats = 0
+        self._pending: list[Change] = []
+        self._pending_full = False
+        self._work = trio.Event()
+        self.inspection = Inspection(self)
+
+    # -- a life --------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Start, serve until told to stop, stop. What carries and shows traffic outlives what
+        decides, so that requests in flight are carried to their end."""
+        _raise_descriptor_limit()
+        self._publish_metrics()
+        try:
+            with self._sockets() as (admin, public):
+                async with trio.open_nursery() as vital:
+                    await vital.start(self.reactor.run)
+                    await vital.start(serve, [admin], admin_handler(self.inspection))
+                    if public is not None:
+                        await vital.start(serve, [public], metrics_handler(self.inspection))
+                    try:
+                        async with trio.open_nursery() as deciding:
+                            await self._decide(deciding)
+                    finally:
+                        await self._stop()
+                        vital.cancel_scope.cancel()
+        finally:
+            self.reactor.close()
+            self.notifier.close()
+            self.access_writer.close()
+            self.log_writer.close()
+
+    async def _decide(self, nursery: trio.Nursery) -> None:
+        """Start the parts that may fail and come back; return when all have begun."""
+        nursery.start_soon(self._watch_signals, nursery.cancel_scope)
+        nursery.start_soon(self._tell_systemd)
+        await nursery.start(self.registries.run)
+        self._listen_explicitly()
+        await self.registries.wait_synced()
+        self.synced = True
+        if self.interception is not None:
+            await self._start_intercepting(nursery, self.interception)
+        self.started_all = True
+        self._settle()
+        self.notifier.send("READY=1", f"STATUS={self._summary()}")
+        self.log.info("ready", summary=self._summary(), version=__version__)
+
+    @contextlib.contextmanager
+    def _sockets(self) -> Iterator[tuple[trio.SocketListener, trio.SocketListener | None]]:
+        """The admin socket and the metrics port."""
+        config = self.config
+        metrics = config.telemetry.metrics
+        public = None if str(metrics) == "off" else tcp_listener(metrics.host, metrics.port)
+        with unix_listener(Path(config.base_dir, config.admin.socket)) as admin:
+            yield admin, public
+
+    async def _stop(self) -> None:
+        """Let traffic pass by, let requests end, close. Not interrupted by the cancellation
+        that asks for it, and bounded in time."""
+        patience = self.config.traffic.drain_timeout
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + 5 + patience):
+            self.notifier.send("STOPPING=1")
+            self.intercepting = False
+            if self.interception is not None:
+                try:
+                    self.interception.release()
+                except InterceptionError as error:
+                    self.log.error("the switch could not be released", error=str(error))
+            empty = trio.Event()
+            self.node.lanes.on_empty = empty.set
+            self.node.drain()
+            if len(self.node.lanes):
+                with trio.move_on_after(patience):
+                    await empty.wait()
+        self.node.close()
+        self.log.info("stopped")
+
+    async def _watch_signals(self, scope: trio.CancelScope) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            async for number in signals:
+                if number == signal.SIGHUP:
+                    self.access_writer.reopen()
+                    self.log.info("access log reopened")
+                    continue
+                self.log.info("stopping", signal=signal.Signals(number).name)
+                scope.cancel()
+                return
+
+    def _settle(self) -> None:
+        """What is here now stays for long: the collector need not look at it again. Its
+        passes would be the longest stalls of the loop."""
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 100)
+
+    # -- listening and intercepting --------------------------------------------------------
+
+    def _listen_explicitly(self) -> None:
+        for listener in self.config.listeners:
+            address = (listener.bind.host, listener.bind.port)
+            sock = _open(address, "listeners")
+            self.node.serve_port(sock, str(listener.service), listener.port)
+            self.log.info("listening", address=host_port(address), service=str(listener.service))
+
+    async def _start_intercepting(self, nursery: trio.Nursery, kernel: Interception) -> None:
+        """Rules first, as they hand over nothing yet; then listeners; then the first beat."""
+        await kernel.install()
+        settings = kernel.settings
+        for family in kernel.status().families:
+            address = settings.address6 if family == 6 else settings.address4
+            self.node.intercept(_open((address, settings.outbound_port), "interception"))
+        await kernel.sync(frontends(self.registries.catalog))
+        self._pending.clear()
+        self.intercepting = True
+        self._beat()
+        self.reactor.every(settings.expiry / 4, self._beat)
+        nursery.start_soon(self._sync_kernel, kernel)
+        nursery.start_soon(kernel.watch)
+
+    def _beat(self) -> None:
+        """Keep the dead-man's switch alive: from the loop that carries the traffic, and only
+        while it really accepts."""
+        if self.intercepting and self.interception is not None and not self.node.draining:
+            self.interception.beat()
+            self.beats += 1
+
+    async def _sync_kernel(self, kernel: Interception) -> None:
+        """Bring the kernel's sets after the catalog."""
+        while True:
+            await self._work.wait()
+            self._work = trio.Event()
+            changes, self._pending = self._pending, []
+            catalog = self.registries.catalog
+            try:
+                if self._pending_full or len(changes) > FULL_SYNC:
+                    self._pending_full = False
+                    await kernel.sync(frontends(catalog))
+                else:
+                    upserts, removals = changed(changes, catalog)
+                    await kernel.update(upserts.values(), removals)
+            except InterceptionError as error:
+                # The rules' own watch repairs; what these changes meant is sent again whole.
+                self._pending_full = True
+                self._throttle.warning("kernel sync", "kernel sets not updated", error=str(error))
+                await trio.sleep(1)
+                self._work.set()
+
+    async def stop_intercepting(self) -> None:
+        """Leave the path of traffic: no beat, no rules."""
+        self.intercepting = False
+        if self.interception is not None:
+            await self.interception.remove()
+
+    async def resume_intercepting(self) -> int:
+        """Put the rules right and, after ``stop_intercepting``, get back into the path. Returns
+        how many differences there were."""
+        kernel = self.interception
+        if kernel is None:
+            return 0
+        if self.intercepting:
+            return len(await kernel.repair())
+        await kernel.install()
+        await kernel.sync(frontends(self.registries.catalog))
+        self.intercepting = True
+        self._beat()
+        return 0
+
+    # -- what the parts report -------------------------------------------------------------
+
+    def _on_change(self, catalog: Catalog, changes: Sequence[Change]) -> None:
+        self.node.update(catalog, changes)
+        if self.interception is not None:
+            self._pending.extend(changes)
+            self._work.set()
+
+    def _on_crash(self, error: BaseException) -> None:
+        self.log.error("a connection's lane crashed: please report this", exc_info=error)
+
+    def _on_lag(self, seconds: float) -> None:
+        self._stalls.observe(max(0.0, seconds))
+        if seconds > NOTED:
+            self.last_stall = seconds
+            self.worst_stall = max(self.worst_stall, seconds)
+            if seconds > WORTH_A_LINE:
+                self._throttle.warning(
+                    "loop stalled", "the loop stalled", seconds=round(seconds, 3)
+                )
+
+    def _publish_metrics(self) -> None:
+        process.publish(self.families)
+        self.inspection.publish(self.families)
+
+    async def _tell_systemd(self) -> None:
+        notifier = self.notifier
+        if notifier.watchdog is not None:
+            self.reactor.every(notifier.watchdog / 3, notifier.alive)
+        while True:
+            await trio.sleep(10)
+            notifier.send(f"STATUS={self._summary()}")
+
+    def _summary(self) -> str:
+        catalog = self.registries.catalog
+        how = "intercepting" if self.intercepting else "not intercepting"
+        return (
+            f"{len(catalog)} services, {len(self.node.lanes)} lanes, {how},"
+            f" {len(self.config.listeners)} explicit listeners"
+        )
+
+    def _access_writer(self) -> LineWriter:
+        path = self.config.telemetry.access_log.path
+        if path == "stderr":
+            return self.log_writer
+        if path == "stdout":
+            return LineWriter(sys.stdout.fileno())
+        try:
+            return LineWriter(Path(self.config.base_dir, path), failed=self._access_failed)
+        except OSError as error:
+            raise StartError(f"telemetry.access_log.path: {path}: {error.strerror}") from error
+
+    def _access_failed(self, error: OSError) -> None:
+        self._throttle.warning("access log", "access log not written", error=str(error))
+
+
+def _open(address: tuple[str, int], field: str) -> socket.socket:
+    try:
+        return listen(address)
+    except OSError as error:
+        raise StartError(
+            f"{field}: cannot listen on {host_port(address)}: {error.strerror}"
+        ) from error
+
+
+def _raise_descriptor_limit() -> None:
+    """As many descriptors as the hard limit allows: each connection takes two."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _leaves(group: BaseExceptionGroup[Any]) -> list[BaseException]:
+    found: list[BaseException] = []
+    for error in group.exceptions:
+        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return found

@@ -1,0 +1,347 @@
+"""``explain``: what would happen to a request now, and why.
+
+Each stage asks the function that decides for real traffic: the rules on the machine (walked by
+the tracer), ``core.destination``, ``core.standing`` and the balancer's own pick.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import random
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final, Literal
+
+import msgspec
+
+from iptables.errors import InterceptionError
+from iptables.matches import Packet
+from nodeproxy.admin.views import (
+    CandidateView,
+    ExplainQuery,
+    ExplainView,
+    SettingView,
+    StepView,
+)
+from nodeproxy.core.balance import Picker, RoundRobin, picker
+from nodeproxy.core.destination import Direct, Found, dialled, host_port, named
+from nodeproxy.core.errors import NoEndpoints, ProxyError
+from nodeproxy.core.explain import choose
+from nodeproxy.core.standing import Standing
+from registry.catalog import Catalog
+from registry.model import Endpoint, Port, Service
+
+if TYPE_CHECKING:
+    from nodeproxy.daemon import Daemon
+    from nodeproxy.dataplane.upstream import Target
+    from nodeproxy.inspection import Inspection
+
+__all__ = ["STATES", "explain"]
+
+EndpointState = Literal["ready", "not-ready", "terminating", "ejected", "weight-0"]
+STATES: Final[dict[Standing, EndpointState]] = {
+    Standing.READY: "ready",
+    Standing.FALLBACK: "terminating",
+    Standing.EJECTED: "ejected",
+    Standing.PANIC: "ejected",
+    Standing.NOT_READY: "not-ready",
+    Standing.TERMINATING: "terminating",
+    Standing.NO_WEIGHT: "weight-0",
+    Standing.LOOP: "not-ready",
+}
+SETTINGS: Final = (
+    "traffic.balance",
+    "traffic.connect_timeout",
+    "traffic.response_timeout",
+    "traffic.max_connections",
+    "traffic.outlier.consecutive_5xx",
+    "traffic.outlier.base_ejection",
+)
+
+
+async def explain(query: ExplainQuery, daemon: Daemon, inspection: Inspection) -> ExplainView:
+    """The whole story of one request that nobody has sent."""
+    story = _Story(query, daemon, inspection)
+    return await story.tell()
+
+
+class _Candidate:
+    """An endpoint as a balancer sees it, also where the data plane has no state of it."""
+
+    __slots__ = ("endpoint", "load", "weight")
+
+    def __init__(self, endpoint: Endpoint, target: Target | None) -> None:
+        self.endpoint = endpoint
+        self.load = target.load if target is not None else 0
+        self.weight = endpoint.weight
+
+
+class _Story:
+    def __init__(self, query: ExplainQuery, daemon: Daemon, inspection: Inspection) -> None:
+        self.query = query
+        self.daemon = daemon
+        self.inspection = inspection
+        self.steps: list[StepView] = []
+        self.view = ExplainView(query, "unreachable", "")
+
+    def step(self, stage: str, what: str, matched: bool, why: str = "") -> None:
+        self.steps.append(StepView(stage, what, matched, why))  # type: ignore[arg-type]
+
+    def end(self, outcome: str, summary: str, **fields: object) -> ExplainView:
+        self.step("outcome", summary, outcome == "proxied")
+        return msgspec.structs.replace(
+            self.view, outcome=outcome, summary=summary, steps=tuple(self.steps), **fields
+        )
+
+    def note(self, **fields: object) -> None:
+        self.view = msgspec.structs.replace(self.view, **fields)
+
+    async def tell(self) -> ExplainView:
+        addresses = list(self._addresses())
+        if not addresses:
+            return self.end(
+                "unreachable",
+                f"no service and no address is known for {self.query.host}: name a virtual"
+                " address, a service as NAME.NAMESPACE, or an explicit listener",
+            )
+        destination = addresses[0]
+        self.note(destination=host_port(destination))
+        explicit = self._explicit(destination)
+        try:
+            if explicit is not None:
+                service, _, number = explicit.rpartition(":")
+                found: Found | Direct = named(self.daemon.registries.catalog, service, int(number))
+                self.step(
+                    "destination", f"explicit listener {host_port(destination)}", True,
+                    f"it stands for {explicit}",
+                )  # fmt: skip
+            else:
+                ended = await self._intercepted(destination)
+                if ended is not None:
+                    return ended
+                found = self._dialled(destination)
+        except ProxyError as error:
+            return self.end(
+                "refused",
+                str(error),
+                status=error.status if isinstance(error, NoEndpoints) else 0,
+                flags=error.flag,
+            )
+        if isinstance(found, Direct):
+            return self.end(
+                "passthrough",
+                f"no service has {host_port(destination)}: it is relayed there untouched",
+            )
+        return self._balance(*found)
+
+    # -- where it goes --------------------------------------------------------------------
+
+    def _addresses(self) -> Iterator[tuple[str, int]]:
+        """What the host of the URL stands for, as an application's resolver would have it."""
+        host, port = self.query.host, self.query.port
+        try:
+            yield str(ipaddress.ip_address(host)), port
+            return
+        except ValueError:
+            pass
+        if host == "localhost":
+            yield "127.0.0.1", port
+            return
+        service = _by_name(self.daemon.registries.catalog, host)
+        if service is None:
+            self.step("destination", f"name {host}", False, "no service has this name")
+            return
+        self.step(
+            "destination", f"name {host}", True,
+            f"service {service.name}, virtual addresses {', '.join(service.vips) or 'none'}",
+        )  # fmt: skip
+        for vip in service.vips:
+            yield vip, port
+
+    def _explicit(self, destination: tuple[str, int]) -> str | None:
+        """The service port of an explicit listener at this address."""
+        for listener in self.daemon.node.listeners:
+            if listener.service and listener.address == destination:
+                return listener.service
+        return None
+
+    async def _intercepted(self, destination: tuple[str, int]) -> ExplainView | None:
+        """Follow the packet through the kernel. The answer, if the proxy never sees it."""
+        kernel = self.daemon.interception
+        if kernel is None:
+            self.step("interception", "interception.mode: none", False, "no rules are installed")
+            return self.end(
+                "kernel", f"nothing is intercepted: {host_port(destination)} is dialled directly"
+            )
+        source = self.query.source
+        packet = Packet(
+            source=source or ("::1" if ":" in destination[0] else "127.0.0.1"),
+            destination=destination[0],
+            port=destination[1],
+            interface="pod" if source else "lo",
+        )
+        try:
+            trace = await kernel.trace(packet)
+        except InterceptionError as error:
+            self.step("interception", "the rules on this machine", False, str(error))
+            return self.end("unreachable", "the rules on this machine cannot be read")
+        for step in trace.steps:
+            self.step(
+                "interception", f"{step.table} {step.chain}: {step.rule}", bool(step.matched),
+                step.why,
+            )  # fmt: skip
+        if trace.verdict == "proxy":
+            return None
+        if trace.verdict in ("accept", "endpoint"):
+            return self.end("kernel", f"the proxy does not see it: {trace.sentence}")
+        return self.end("unreachable", trace.sentence)
+
+    def _dialled(self, destination: tuple[str, int]) -> Found | Direct:
+        node = self.daemon.node
+        found = dialled(
+            self.daemon.registries.catalog,
+            destination,
+            node.own,
+            registry_only=node.settings.registry_only,
+        )
+        what = f"catalog {host_port(destination)}"
+        if isinstance(found, Direct):
+            self.step("destination", what, False, "no service has this address and port")
+        else:
+            service, port = found
+            self.step("destination", what, True, f"service {service.name}, port {port.port}")
+        return found
+
+    # -- who serves it --------------------------------------------------------------------
+
+    def _balance(self, service: Service, port: Port) -> ExplainView:
+        policy = self.daemon.node.settings.policy
+        backend = f"{service.name}:{port.port}"
+        protocol, why = _protocol(self.query, port)
+        self.step("protocol", protocol, True, why)
+        self.step("route", "no route applies", True, f"all requests go to {backend}")
+        targets = self.inspection.targets(service, port)
+        usable = [(e, t) for e, standing, t in targets if standing.takes_traffic]
+        self.note(
+            service=service.name,
+            port=port.port,
+            service_origin=service.origin,
+            protocol=protocol,
+            protocol_why=why,
+            backend=backend,
+            balance=policy.balance,
+            settings=tuple(self._settings()),
+            notes=tuple(self._notes(service)),
+        )
+        candidates = [_Candidate(e, t) for e, t in usable]
+        choice = None
+        if candidates:
+            choice = choose(self._picker(service, port, candidates), candidates, random.random)
+        views = []
+        index = 0
+        for endpoint, standing, target in targets:
+            share = None
+            if standing.takes_traffic and choice is not None:
+                share = choice.share.get(index)
+                index += 1
+            drawn = choice is not None and any(
+                c.endpoint.key == endpoint.key for c in choice.compared
+            )
+            picked = choice is not None and choice.picked.endpoint.key == endpoint.key
+            views.append(_candidate(endpoint, standing, target, share, drawn, picked, self.daemon))
+        for view in views:
+            self.step("balance", view.address, view.eligible, view.why)
+        self.note(candidates=tuple(views))
+        if choice is None:
+            return self.end(
+                "refused",
+                f"503: none of the {len(targets)} endpoints of {backend} takes traffic",
+                status=NoEndpoints.status,
+                flags=NoEndpoints.flag,
+            )
+        pick = host_port((choice.picked.endpoint.address, choice.picked.endpoint.port))
+        retry = "there is no other endpoint to try"
+        if len(usable) > 1:
+            tries = min(policy.connect_tries, len(usable))
+            retry = (
+                f"if {pick} cannot be reached, another endpoint is tried, {tries} in all:"
+                " nothing has been sent by then"
+            )
+        return self.end(
+            "proxied",
+            f"{service.name} port {port.port} -> {pick}",
+            pick=pick,
+            balance_why=choice.why,
+            retry=retry,
+        )
+
+    def _picker(
+        self, service: Service, port: Port, candidates: list[_Candidate]
+    ) -> Picker[_Candidate]:
+        """The picker that serves traffic, as far as it has a memory: whose turn it is."""
+        made = picker(self.daemon.node.settings.policy.balance, candidates)
+        upstream = self.daemon.node.upstreams.get((service.name, port.port))
+        if upstream is not None and isinstance(upstream.picker, RoundRobin):
+            assert isinstance(made, RoundRobin)
+            made.next = upstream.picker.next
+        return made
+
+    def _settings(self) -> Iterator[SettingView]:
+        config = self.daemon.config
+        for name in SETTINGS:
+            value: object = config
+            for part in name.split("."):
+                value = getattr(value, part)
+            yield SettingView(name, str(value), config.origin(name))
+
+    def _notes(self, service: Service) -> Iterator[str]:
+        for registry in self.daemon.registries.statuses():
+            if registry.state not in ("synced", "starting") and registry.services:
+                age = f"{registry.age_seconds:.0f} s" if registry.age_seconds else "unknown"
+                yield f"registry {registry.name} (age {age}): {registry.meaning}"
+        if not service.vips:
+            yield f"{service.name} has no virtual address: explicit listeners alone reach it"
+
+
+def _candidate(
+    endpoint: Endpoint,
+    standing: Standing,
+    target: Target | None,
+    share: float | None,
+    drawn: bool,
+    picked: bool,
+    daemon: Daemon,
+) -> CandidateView:
+    why = standing.value
+    if target is not None and target.health.ejected_until > daemon.reactor.now:
+        left = target.health.ejected_until - daemon.reactor.now
+        why += f"; {left:.0f} s more; last: {target.health.last_failure}"
+    return CandidateView(
+        address=host_port((endpoint.address, endpoint.port)),
+        eligible=standing.takes_traffic,
+        why=why,
+        state=STATES[standing],
+        weight=endpoint.weight,
+        zone=endpoint.locality.zone,
+        active_requests=target.load if target is not None else 0,
+        share=share,
+        drawn=drawn,
+        picked=picked,
+    )
+
+
+def _protocol(query: ExplainQuery, port: Port) -> tuple[str, str]:
+    if port.protocol == "http":
+        return "http", "declared by the registry: each request is balanced"
+    if port.protocol:
+        return "tcp", f"declared as {port.protocol}: the connection is relayed as TCP"
+    if query.scheme == "http":
+        return "http", "not declared: the first bytes of an HTTP request will tell"
+    return "tcp", "not declared: whatever is not HTTP is relayed as TCP"
+
+
+def _by_name(catalog: Catalog, host: str) -> Service | None:
+    """``web.shop``, ``web.shop.svc.cluster.local``, or ``web`` in the namespace ``default``."""
+    parts = host.rstrip(".").split(".")
+    if len(parts) == 1:
+        return catalog.get(f"default/{parts[0]}")
+    return catalog.get(f"{parts[1]}/{parts[0]}")

@@ -1,0 +1,416 @@
+"""What the daemon shows: the admin API's view of the parts, and the metrics that are pulled.
+
+It reads the live objects that carry traffic and changes none of them. Endpoints of services
+that are not in use have no state of their own here; for them the registry's word is all.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final, Literal, cast
+
+import msgspec
+
+from iptables.rules import rules, saved_text, sets_text
+from nodeproxy import __version__
+from nodeproxy.admin.views import (
+    DriftView,
+    EndpointView,
+    ExplainQuery,
+    ExplainView,
+    InterceptionView,
+    ListenerView,
+    LogLevel,
+    LoopView,
+    PortView,
+    ProbeView,
+    ProblemView,
+    RegistryView,
+    RouteView,
+    RulesView,
+    ServiceDetail,
+    ServiceView,
+    StatusView,
+    VerifyView,
+)
+from nodeproxy.core.destination import host_port
+from nodeproxy.core.standing import Standing, standings
+from nodeproxy.explanation import STATES, explain
+from nodeproxy.telemetry import log as logging
+from nodeproxy.telemetry.families import Families
+from nodeproxy.telemetry.process import open_descriptors
+from registry.base import Problem
+from registry.model import Endpoint, Port, Service
+
+if TYPE_CHECKING:
+    from iptables.drift import Drift
+    from nodeproxy.daemon import Daemon
+    from nodeproxy.dataplane.upstream import Target
+
+__all__ = ["Inspection"]
+
+KERNEL_PATHS: Final = {True: "nodeproxy", False: "none"}
+PAGE: Final = os.sysconf("SC_PAGESIZE")
+
+
+class Inspection:
+    """Implements :class:`nodeproxy.admin.views.View` for one daemon."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+
+    # -- the whole ------------------------------------------------------------------------
+
+    def status(self) -> StatusView:
+        daemon = self._daemon
+        config, catalog = daemon.config, daemon.registries.catalog
+        ready = self.ready()
+        registries = self.registries()
+        return StatusView(
+            version=__version__,
+            pid=os.getpid(),
+            node=daemon.node_name,
+            ready=ready.ok,
+            reasons=ready.reasons,
+            zone=config.node.zone,
+            started=_moment(daemon.started),
+            uptime_seconds=round(time.time() - daemon.started, 3),
+            config=config.path,
+            warnings=tuple(str(w) for w in config.warnings),
+            log_level=self.log_level(),
+            generation=catalog.generation,
+            services=len(catalog),
+            endpoints=sum(r.endpoints for r in registries),
+            endpoints_ejected=sum(
+                count
+                for upstream in daemon.node.upstreams.values()
+                for standing, count in upstream.tally().items()
+                if STATES[standing] == "ejected"
+            ),
+            connections=daemon.node.connections(),
+            requests=daemon.node.ended,
+            errors=daemon.node.failed,
+            listeners=tuple(self._listeners()),
+            interception=self.interception(),
+            registries=registries,
+            conflicts=_problems(catalog.conflicts),
+            loop=LoopView(
+                lanes=len(daemon.node.lanes),
+                last_stall_seconds=round(daemon.last_stall, 6),
+                worst_stall_seconds=round(daemon.worst_stall, 6),
+                open_files=open_descriptors(),
+                open_files_limit=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+                memory_bytes=_memory(),
+            ),
+        )
+
+    def ready(self) -> ProbeView:
+        daemon = self._daemon
+        reasons = []
+        if not daemon.synced:
+            waiting = [s.name for s in daemon.registries.statuses() if s.state == "starting"]
+            reasons.append(f"registries have not answered yet: {', '.join(waiting) or 'starting'}")
+        if daemon.node.draining:
+            reasons.append("the daemon is stopping")
+        elif daemon.synced and not daemon.started_all:
+            reasons.append("interception is being installed")
+        if daemon.interception is not None and daemon.started_all and not daemon.node.draining:
+            if not daemon.intercepting:
+                reasons.append(
+                    "interception was taken out; `nodeproxy rules repair` brings it back"
+                )
+            elif not daemon.interception.status().live:
+                reasons.append("the dead-man's switch is not live")
+        return ProbeView(not reasons, tuple(reasons))
+
+    def live(self) -> ProbeView:
+        return ProbeView(True)
+
+    def interception(self) -> InterceptionView:
+        """Of the interception, in brief."""
+        kernel = self._daemon.interception
+        if kernel is None:
+            return InterceptionView(mode="none")
+        status = kernel.status()
+        path = KERNEL_PATHS[status.kernel_path]
+        if "kube-proxy" in status.kernel_path_reason:
+            path = "kube-proxy"
+        return InterceptionView(
+            mode="iptables",
+            installed=status.installed,
+            live=status.live,
+            backend=status.backend,
+            families=tuple(f"ipv{family}" for family in status.families),
+            kernel_path=path,
+            fail=status.fail,
+            last_beat_age_seconds=status.last_beat_age,
+            expiry_seconds=kernel.settings.expiry,
+            frontends=status.frontends,
+            drift=len(status.drift),
+            repairs=status.repairs,
+            last_error=f"heartbeat: {os.strerror(status.beat_error)}" if status.beat_error else "",
+        )
+
+    def _listeners(self) -> Iterator[ListenerView]:
+        for listener in self._daemon.node.listeners:
+            yield ListenerView(
+                address=host_port(listener.address),
+                kind="explicit" if listener.service else "outbound",
+                service=listener.service,
+                accepted=listener.accepted,
+            )
+
+    # -- the registry's side --------------------------------------------------------------
+
+    def registries(self) -> tuple[RegistryView, ...]:
+        origins = {r.name: r.origin for r in self._daemon.config.registries}
+        return tuple(
+            RegistryView(
+                name=s.name,
+                kind=s.kind,
+                state=str(s.state),
+                synced=s.synced,
+                age_seconds=s.age_seconds,
+                services=s.services,
+                endpoints=s.endpoints,
+                restarts=s.restarts,
+                last_error=s.last_error,
+                from_disk=s.from_disk,
+                problems=_problems(s.problems),
+                problems_total=s.problems_total,
+                save_error=s.save_error,
+                meaning=s.meaning,
+                origin=origins.get(s.name, ""),
+            )
+            for s in self._daemon.registries.statuses()
+        )
+
+    def services(self) -> Iterable[ServiceView]:
+        return (self._service(service) for service in self._daemon.registries.catalog)
+
+    def service(self, name: str) -> ServiceDetail | None:
+        daemon = self._daemon
+        service = daemon.registries.catalog.get(name)
+        if service is None:
+            return None
+        return ServiceDetail(
+            service=self._service(service),
+            endpoints=tuple(self._endpoints(service)),
+            labels=dict(service.labels),
+            origin=service.origin,
+            balance=daemon.node.settings.policy.balance,
+            intercepted=daemon.interception is not None and bool(service.vips),
+            conflicts=_problems(p for p in daemon.registries.catalog.conflicts if name in str(p)),
+        )
+
+    def _service(self, service: Service) -> ServiceView:
+        eligible = {
+            endpoint.key
+            for port in service.ports
+            for endpoint, standing, _ in self.targets(service, port)
+            if standing.takes_traffic
+        }
+        return ServiceView(
+            name=service.name,
+            vips=service.vips,
+            ports=tuple(PortView(p.port, p.name, p.protocol) for p in service.ports),
+            endpoints=len(service.endpoints),
+            endpoints_eligible=len(eligible),
+        )
+
+    def endpoints(self, service: str = "") -> Iterable[EndpointView] | None:
+        catalog = self._daemon.registries.catalog
+        if not service:
+            return (view for found in catalog for view in self._endpoints(found))
+        found = catalog.get(service)
+        return None if found is None else self._endpoints(found)
+
+    def targets(
+        self, service: Service, port: Port
+    ) -> list[tuple[Endpoint, Standing, Target | None]]:
+        """The endpoints of a service port, their standing, and what the data plane has of them."""
+        upstream = self._daemon.node.upstreams.get((service.name, port.port))
+        if upstream is not None:
+            return [(t.endpoint, t.standing, t) for t in upstream.targets.values()]
+        endpoints = service.endpoints_of(port)
+        found = standings(endpoints, (), self._daemon.node.own)
+        return [(e, found[e.key], None) for e in endpoints]
+
+    def _endpoints(self, service: Service) -> Iterator[EndpointView]:
+        now = self._daemon.reactor.now
+        seen: set[tuple[str, int, str]] = set()
+        for port in service.ports:
+            for endpoint, standing, target in self.targets(service, port):
+                if endpoint.key in seen and target is None:
+                    continue  # it serves several ports, and this one is not in use
+                seen.add(endpoint.key)
+                yield _endpoint(service, port, endpoint, standing, target, now)
+
+    def routes(self, service: str = "") -> Iterable[RouteView] | None:
+        catalog = self._daemon.registries.catalog
+        if not service:
+            return self._routes(iter(catalog))
+        found = catalog.get(service)
+        return None if found is None else self._routes(iter((found,)))
+
+    def _routes(self, services: Iterator[Service]) -> Iterator[RouteView]:
+        node = self._daemon.node
+        explicit = [(r.service, host_port(r.address)) for r in node.listeners if r.service]
+        for service in services:
+            for port in service.ports:
+                backend = f"{service.name}:{port.port}"
+                vips: list[tuple[Literal["vip", "listener"], str]] = [
+                    ("vip", host_port((vip, port.port))) for vip in service.vips
+                ]
+                vips += [("listener", bind) for name, bind in explicit if name == backend]
+                eligible = sum(s.takes_traffic for _, s, _ in self.targets(service, port))
+                for kind, destination in vips:
+                    yield RouteView(
+                        destination=destination,
+                        kind=kind,
+                        service=service.name,
+                        port=port.port,
+                        protocol=port.protocol,
+                        backends=(backend,),
+                        endpoints_eligible=eligible,
+                        origin=service.origin,
+                    )
+
+    async def explain(self, query: ExplainQuery) -> ExplainView:
+        return await explain(query, self._daemon, self)
+
+    # -- telemetry and control ------------------------------------------------------------
+
+    def metrics(self) -> Iterator[bytes]:
+        return self._daemon.metrics.render()
+
+    def log_level(self) -> LogLevel:
+        return cast(LogLevel, logging.current_level())
+
+    def set_log_level(self, level: LogLevel) -> None:
+        logging.set_level(level)
+
+    async def rules(self) -> RulesView:
+        kernel = self._daemon.interception
+        text = ""
+        if kernel is not None:
+            families = kernel.status().families
+            text = sets_text(kernel.settings) + "".join(
+                saved_text(rules(kernel.settings, family)) for family in families
+            )
+        return RulesView(self.interception(), text)
+
+    async def rules_verify(self) -> VerifyView:
+        kernel = self._daemon.interception
+        if kernel is None or not self._daemon.intercepting:
+            return VerifyView(True)
+        found = await kernel.verify()
+        return VerifyView(not found, _drift(found))
+
+    async def rules_repair(self) -> VerifyView:
+        kernel = self._daemon.interception
+        if kernel is None:
+            return VerifyView(True)
+        repaired = await self._daemon.resume_intercepting()
+        left = await kernel.verify()
+        return VerifyView(not left, _drift(left), repaired=max(0, repaired - len(left)))
+
+    async def rules_remove(self) -> RulesView:
+        await self._daemon.stop_intercepting()
+        return RulesView(self.interception())
+
+    def publish(self, families: Families) -> None:
+        """Have the metrics of registries, catalog, endpoints and interception read at each
+        scrape."""
+        daemon = self._daemon
+        statuses = daemon.registries.statuses
+
+        families.registry_age.callback(
+            lambda: [((s.name,), s.age_seconds) for s in statuses() if s.age_seconds is not None]
+        )
+        families.registry_synced.callback(
+            lambda: [((s.name,), float(s.state == "synced")) for s in statuses()]
+        )
+        families.registry_errors.callback(lambda: [((s.name,), s.restarts) for s in statuses()])
+        families.registry_problems.callback(
+            lambda: [((s.name,), s.problems_total) for s in statuses()]
+        )
+        families.registry_services.callback(lambda: [((s.name,), s.services) for s in statuses()])
+        families.registry_endpoints.callback(lambda: [((s.name,), s.endpoints) for s in statuses()])
+        families.catalog_generation.callback(lambda: [((), daemon.registries.catalog.generation)])
+        families.catalog_conflicts.callback(
+            lambda: [((), len(daemon.registries.catalog.conflicts))]
+        )
+        families.endpoints.callback(
+            lambda: [
+                ((u.service.name, str(u.port.port), state.name.lower()), count)
+                for u in daemon.node.upstreams.values()
+                for state, count in u.tally().items()
+            ]
+        )
+        kernel = daemon.interception
+        if kernel is not None:
+            families.rules_ok.callback(lambda: [((), float(not kernel.status().drift))])
+            families.rules_repairs.callback(lambda: [((), kernel.status().repairs)])
+            families.switch_beats.callback(lambda: [((), daemon.beats)])
+            families.failopen_active.callback(lambda: [((), float(not kernel.status().live))])
+
+
+def _endpoint(
+    service: Service,
+    port: Port,
+    endpoint: Endpoint,
+    standing: Standing,
+    target: Target | None,
+    now: float,
+) -> EndpointView:
+    reason = "" if standing is Standing.READY else standing.value
+    view = EndpointView(
+        service=service.name,
+        address=host_port((endpoint.address, endpoint.port)),
+        state=STATES[standing],
+        eligible=standing.takes_traffic,
+        reason=reason,
+        port_name=endpoint.port_name or port.name,
+        weight=endpoint.weight,
+        zone=endpoint.locality.zone,
+        node=endpoint.locality.node,
+        labels=dict(endpoint.labels),
+    )
+    if target is None:
+        return view
+    health = target.health
+    left = max(0.0, health.ejected_until - now)
+    return msgspec.structs.replace(
+        view,
+        active_requests=target.load,
+        idle_connections=len(target.pool.idle),
+        requests=int(target.series.success.value + target.series.failure.value),
+        failures=int(target.series.failure.value),
+        consecutive_failures=health.failures_5xx,
+        ejections=health.ejections,
+        ejected_until=_moment(time.time() + left) if left else "",
+        ejected_seconds=round(left, 1),
+        last_failure=health.last_failure,
+    )
+
+
+def _problems(problems: Iterable[Problem]) -> tuple[ProblemView, ...]:
+    return tuple(ProblemView(p.message, p.source, p.line, p.field) for p in problems)
+
+
+def _drift(found: Iterable[Drift]) -> tuple[DriftView, ...]:
+    return tuple(DriftView(message=str(drift)) for drift in found)
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
+def _memory() -> int:
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * PAGE
