@@ -203,6 +203,10 @@ def test_limits_have_sane_ranges(named: dict[str, int]):
         Limits(**named)
 
 
+def test_a_target_is_never_allowed_more_than_its_head():
+    assert Limits(head=1024).target == 1024
+
+
 def test_default_limits_take_a_large_head():
     data = GET + b"".join(b"X-%d: %b\r\n" % (n, b"v" * 600) for n in range(99)) + b"\r\n"
     assert read(data).end == len(data)

@@ -28,8 +28,9 @@ class Limits:
     __slots__ = ("fields", "head", "match_request", "match_response", "target")
 
     def __init__(self, *, head: int = 65536, target: int = 16384, fields: int = 100) -> None:
-        if not 64 <= head <= 1 << 24 or not 1 <= target <= head or not 1 <= fields <= 10_000:
+        if not 64 <= head <= 1 << 24 or target < 1 or not 1 <= fields <= 10_000:
             raise ValueError("limits of a head are out of range")
+        target = min(target, head)
         self.head: Final = head
         self.target: Final = target
         self.fields: Final = fields
