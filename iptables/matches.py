@@ -41,6 +41,7 @@ class State:
     destination: str
     port: int
     mark: int
+    refuse_port: int = 0
     hook: str = ""
     translated: bool = False
     expired: bool = False
@@ -208,6 +209,8 @@ def _flags(value: str, state: State) -> Answer:
 
 
 def _socket(value: str, state: State) -> Answer:
+    if state.port == state.refuse_port:
+        return False, "nobody listens on the refusal port"
     words = "someone listens" if state.packet.listening else "nobody listens"
     return state.packet.listening, f"{words} on {state.destination} port {state.port}"
 

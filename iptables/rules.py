@@ -7,8 +7,9 @@ The number of rules is constant; services live in sets (see `sets_text`), never 
   no IPv4 address. With `fail: closed` what is left of those services goes to the refusal port.
 - mangle: the guard. Only intercepted flows may reach the proxy's ports, and while nobody listens
   a SYN is swallowed, so that the client tries again and not fails, until the switch has expired.
-- filter: opens the proxy's ports to intercepted flows where INPUT drops, answers the refusal
-  port with a TCP reset, and refuses what went to `lo` by our route and is nobody's.
+- filter: opens the proxy's ports to intercepted flows where INPUT drops, and the refusal port,
+  which is closed, so that the kernel answers with a reset; refuses what went to `lo` by our
+  route and is nobody's.
 
 Rules are written exactly as `iptables-save` prints them: reading back is comparing text.
 """
@@ -171,13 +172,18 @@ def _mangle(settings: Settings, family: Family) -> TableRules:
 def _filter(settings: Settings, family: Family) -> TableRules:
     match = f"-d {_single(settings, family)} -p tcp "
     jumps = [_jump("INPUT", match, names.LOCAL)]
-    chains: dict[str, tuple[str, ...]] = {
-        names.LOCAL: (
-            f"-p tcp -m tcp --dport {settings.refuse_port} -j REJECT --reject-with tcp-reset",
-            f"-p tcp -m multiport --dports {_ports(settings)}"
-            " -m conntrack --ctstate DNAT -j ACCEPT",
-        )
-    }
+    refusal = f"-p tcp -m tcp --dport {settings.refuse_port} "
+    translated = "-m conntrack --ctstate DNAT -j ACCEPT"
+    local = [
+        # The kernel's own answer for a closed port is the refusal. REJECT would send its reset
+        # past NAT where the packet came over a bridge, from an address that the client never
+        # spoke to.
+        f"{refusal}{translated}",
+        f"-p tcp -m multiport --dports {_ports(settings)} {translated}",
+    ]
+    if settings.syn_guard:  # should someone listen there after all, on every address
+        local.insert(0, f"{refusal}-m socket --nowildcard -j DROP")
+    chains: dict[str, tuple[str, ...]] = {names.LOCAL: tuple(local)}
     cidrs = settings.cidrs(family)
     if cidrs:
         jumps += [_jump(chain, "-o lo ", names.UNSERVED) for chain in ("FORWARD", "OUTPUT")]

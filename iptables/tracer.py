@@ -51,17 +51,10 @@ class Trace:
 
 
 class _Tracer:
-    def __init__(
-        self,
-        rules: Ruleset,
-        state: State,
-        kernel: Mapping[Key, tuple[Key, ...]],
-        refuse_port: int,
-    ) -> None:
+    def __init__(self, rules: Ruleset, state: State, kernel: Mapping[Key, tuple[Key, ...]]) -> None:
         self.rules = rules
         self.state = state
         self.kernel = kernel
-        self.refuse_port = refuse_port
         self.steps: list[Step] = []
         self.targets: tuple[Key, ...] = ()
 
@@ -89,6 +82,8 @@ class _Tracer:
             ended = self._hook(table, then)
             if ended in ("drop", "reject"):
                 return ended, f"{table} {then}"
+        if state.here and state.translated and state.port == state.refuse_port:
+            return "reject", "the refusal port is closed"
         if state.here and state.natted_by in (names.PRE, names.OUT):
             return ("proxy", "") if state.packet.listening else ("reject", "nobody listens")
         if state.here and state.translated and not state.packet.listening:
@@ -186,7 +181,7 @@ class _Tracer:
         else:
             self.steps.append(Step(table, chain, rule, True, "no endpoint: to the refusal port"))
             refusal = next((a for a in state.local if (":" in a) == (":" in key[0])), "")
-            self._translate(refusal or state.destination, self.refuse_port, "refused")
+            self._translate(refusal or state.destination, state.refuse_port, "refused")
 
     def _translate(self, address: str, port: int, by: str) -> None:
         state = self.state
@@ -207,11 +202,12 @@ def trace(
     """Follow a packet. `kernel_path`: service -> slots (none: refused); `local`: the addresses
     of this host that matter; `routes`: network -> interface, for those that lead to `lo`.
     """
-    state = State(packet, sets, local, routes or {}, packet.destination, packet.port, packet.mark)
-    tracer = _Tracer(rules, state, kernel_path or {}, refuse_port)
+    destination, port = packet.destination, packet.port
+    state = State(packet, sets, local, routes or {}, destination, port, packet.mark, refuse_port)
+    tracer = _Tracer(rules, state, kernel_path or {})
     verdict, cause = tracer.run()
-    if state.natted_by == "refused" and verdict != "drop":
-        verdict, cause = "reject", "no endpoint"
+    if state.natted_by == "refused" and verdict == "reject":
+        cause = "no endpoint"
     destination = _show(state.destination, state.port)
     parts = _parts(tracer, verdict, cause, destination)
     start = f"SYN from {packet.source} to {_show(packet.destination, packet.port)}"
