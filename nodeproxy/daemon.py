@@ -320,6 +320,7 @@ class Daemon:
     def _publish_metrics(self) -> None:
         process.publish(self.families)
         self.inspection.publish(self.families)
+        self.access_log.publish(self.families, self.access_writer)
 
     async def _tell_systemd(self) -> None:
         notifier = self.notifier
@@ -344,12 +345,12 @@ class Daemon:
         if path == "stdout":
             return LineWriter(sys.stdout.fileno())
         try:
-            return LineWriter(Path(self.config.base_dir, path), failed=self._access_failed)
+            return LineWriter(
+                Path(self.config.base_dir, path),
+                failed=logging.write_failures(self.log, time.monotonic),
+            )
         except OSError as error:
             raise StartError(f"telemetry.access_log.path: {path}: {error.strerror}") from error
-
-    def _access_failed(self, error: OSError) -> None:
-        self._throttle.warning("access log", "access log not written", error=str(error))
 
 
 def _open(address: tuple[str, int], field: str) -> socket.socket:

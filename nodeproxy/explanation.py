@@ -248,8 +248,8 @@ class _Story:
             )
             picked = choice is not None and choice.picked.endpoint.key == endpoint.key
             views.append(_candidate(endpoint, standing, target, share, drawn, picked, self.daemon))
-        for view in views:
-            self.step("balance", view.address, view.eligible, view.why)
+        eligible = f"{len(usable)} of {len(targets)} endpoints take new traffic"
+        self.step("balance", policy.balance, choice is not None, eligible)
         self.note(candidates=tuple(views))
         if choice is None:
             return self.end(
