@@ -218,7 +218,8 @@ def cut(
         return without(fields, removed | nominated)
     fields = b"\n" + fields
     for line in lines:
-        fields = fields.replace(line, b"")
+        place = fields.index(line)
+        fields = fields[:place] + fields[place + len(line) :]
     return fields[1:]
 
 
