@@ -137,7 +137,7 @@ class Inspection:
             return InterceptionView(mode="none")
         status = kernel.status()
         path = KERNEL_PATHS[status.kernel_path]
-        if "kube-proxy" in status.kernel_path_reason:
+        if not status.kernel_path and "kube-proxy" in status.kernel_path_reason:
             path = "kube-proxy"
         return InterceptionView(
             mode="iptables",
