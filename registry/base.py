@@ -81,6 +81,10 @@ class Sink(Protocol):
     def replace(self, services: Iterable[Service]) -> None:
         """The whole truth: services that are not among these are gone."""
 
+    def keep(self, names: Iterable[str]) -> None:
+        """These services may be there but cannot be read now: each stays as it was. Said
+        before ``replace`` or ``synced``; replaces what was said before."""
+
     def problems(self, problems: Iterable[Problem]) -> None:
         """All entries that cannot be used now; replaces what was said before."""
 

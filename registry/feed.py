@@ -45,6 +45,7 @@ class Feed:
         self._order: deque[str] = deque()
         self._seen: set[str] | None = set()
         """Names told in this run; None once the run has been complete."""
+        self._unreadable: frozenset[str] = frozenset()
         self.kept_since: float | None = None
         """Since when an empty answer is not believed."""
         self.empty_answers_kept = 0
@@ -80,6 +81,10 @@ class Feed:
         self._complete({self._put(service.name, service) for service in services})
         self._wake()
 
+    def keep(self, names: Iterable[str]) -> None:
+        """See :class:`registry.base.Sink`."""
+        self._unreadable = frozenset(names)
+
     def problems(self, problems: Iterable[Problem]) -> None:
         """See :class:`registry.base.Sink`."""
         self.reported = tuple(problems)
@@ -98,6 +103,7 @@ class Feed:
     def restart(self) -> None:
         """The back end is about to run (again)."""
         self._seen = set()
+        self._unreadable = frozenset()
         self.synced_in_run = False
 
     @property
@@ -144,6 +150,7 @@ class Feed:
     def _complete(self, names: set[str]) -> None:
         """``names`` are all that the registry has."""
         self._seen = None
+        names = names | self._unreadable
         if not names and self._keep > 0 and self._has_any():
             if self.kept_since is None:
                 self.kept_since = self._clock()

@@ -347,6 +347,7 @@ async def test_a_full_disk_is_told_and_harms_nothing(
     def full(*_: Any) -> int:
         raise OSError(28, "No space left on device")
 
+    real = store.save
     monkeypatch.setattr(store, "save", full)
     script["one"] = telling(WEB)
     world = World(tmp_path)
@@ -359,7 +360,7 @@ async def test_a_full_disk_is_told_and_harms_nothing(
         assert "No space left" in status.save_error
         assert any("No space left" in p.message for p in status.problems)
         assert world.log.said("saving failed") == 1
-        monkeypatch.undo()
+        monkeypatch.setattr(store, "save", real)
         await trio.sleep(30)
         assert registries.statuses()[0].save_error == ""
 
@@ -508,7 +509,7 @@ def test_no_damaged_state_is_ever_used(
     else:
         bad = good[:at] + b"\x00" + good[at:]
     path.write_bytes(bad)
-    with pytest.raises(store.Bad, match="damaged|version"):
+    with pytest.raises(store.Bad, match=r"damaged|version"):
         store.load(path, "one", "id")
 
 
