@@ -71,13 +71,13 @@ def _all(session: Session) -> Iterator[Check]:
         yield Check("daemon.answers", "warn" if status is None else "fail", exc.message, exc.hint)
     if config is not None:
         yield from host_checks(config, status.pid if status else None)
-        if status is None:
+        if status is None and config.path:
             yield from _registries(config)
 
 
 def _config(session: Session) -> Iterator[tuple[Check, Config | None]]:
     from nodeproxy.cli.checks import Check
-    from nodeproxy.config import ConfigError, load
+    from nodeproxy.config import Config, ConfigError, load
 
     path = session.config or DEFAULT_CONFIG
     try:
@@ -87,8 +87,9 @@ def _config(session: Session) -> Iterator[tuple[Check, Config | None]]:
             yield Check("config.valid", "fail", str(problem), "docs/configuration.md"), None
         return
     except OSError as exc:
+        # Without a file the host can still be looked at, as for the defaults.
         hint = "--config FILE names another one; `nodeproxy run` shows a first one"
-        yield Check("config.valid", "fail", f"cannot read {path}: {exc.strerror}", hint), None
+        yield Check("config.valid", "fail", f"cannot read {path}: {exc.strerror}", hint), Config()
         return
     yield Check("config.valid", "ok", path), config
     for warning in config.warnings:

@@ -202,6 +202,8 @@ def interception_text(view: InterceptionView) -> str:
         return "none: only explicit listeners"
     if not view.installed:
         return f"not installed{f': {view.last_error}' if view.last_error else ''}"
+    if not view.backend:
+        return view.last_error  # not told by a daemon
     families = "+".join(view.families)
     frontends = f"{number(view.frontends)} address{'es' if view.frontends != 1 else ''}"
     parts = [f"{'live' if view.live else 'NOT live'}, {families} by {view.backend}, {frontends}"]

@@ -12,6 +12,7 @@ from iptables.manager import Interception
 from iptables.settings import Settings
 from nodeproxy.admin.views import DriftView, InterceptionView, RulesView, VerifyView
 from nodeproxy.cli.session import Failure
+from nodeproxy.rulestext import rules_text
 
 if TYPE_CHECKING:
     from nodeproxy.config import Config
@@ -25,11 +26,11 @@ def show(config: Config | None) -> RulesView:
     """What is in the kernel, in the syntax of iptables-save and ipset save."""
 
     async def ask(kernel: Interception) -> RulesView:
-        text = await kernel.text()
+        text = await rules_text(kernel.settings)
         state = InterceptionView(
             mode="iptables",
             installed=bool(text),
-            last_error="no daemon answers" if text else "nothing of nodeproxy is in the kernel",
+            last_error="in the kernel, while no daemon answers: traffic passes by the proxy",
         )
         return RulesView(state, text)
 

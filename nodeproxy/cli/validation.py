@@ -142,6 +142,9 @@ class _Collector:
     def replace(self, services: Iterable[Service]) -> None:
         self.services = {service.name: service for service in services}
 
+    def keep(self, names: Iterable[str]) -> None:
+        """There is nothing older that could be kept."""
+
     def problems(self, problems: Iterable[Problem]) -> None:
         self.found = tuple(problems)
 
