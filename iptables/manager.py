@@ -209,13 +209,15 @@ class Interception:
                 await trio.sleep(_DEBOUNCE)
                 started = trio.current_time()
                 try:
-                    await self._watch_once(limit)
+                    found = await self.verify()
+                    # With kube-proxy's 50,000 rules one look takes half a second of CPU.
+                    calm = 10 * (trio.current_time() - started)
+                    if found:
+                        await self._answer(found, limit)
                 except InterceptionError as error:
                     self._log.error("interception could not be checked", error=str(error))
-                    await trio.sleep(self.settings.poll)
-                # With kube-proxy's 50,000 rules one look takes half a second of CPU.
-                took = trio.current_time() - started
-                await trio.sleep(min(_LONGEST_CALM, 10 * took))
+                    calm = self.settings.poll
+                await trio.sleep(min(_LONGEST_CALM, calm))
 
     async def remove(self) -> tuple[str, ...]:
         """Remove everything of ours, of this and of older runs; what was removed, in words."""
@@ -375,10 +377,8 @@ class Interception:
         finally:
             events.close()
 
-    async def _watch_once(self, limit: RepairLimit) -> None:
-        found = await self.verify()
-        if not found:
-            return
+    async def _answer(self, found: tuple[Drift, ...], limit: RepairLimit) -> None:
+        """Say what was found and repair it, as soon as the limit allows."""
         pause = limit.wait(trio.current_time())
         self._log.warning(
             "interception was changed by someone else",

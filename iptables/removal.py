@@ -16,6 +16,7 @@ from iptables.errors import (
     KernelModuleMissingError,
     LockHeldError,
     NetlinkError,
+    NotPermittedError,
 )
 from iptables.host import Host
 from iptables.live import read_rules
@@ -57,10 +58,10 @@ async def remove_everything(host: Host, settings: Settings) -> tuple[str, ...]:
         except InterceptionError as error:
             failures.append(error)
     if failures:
-        raise InterceptionError(
-            "not everything could be removed: " + "; ".join(str(f.args[0]) for f in failures),
-            failures[0].hint,
-        ) from failures[0]
+        first = failures[0]
+        kind = NotPermittedError if isinstance(first, NotPermittedError) else InterceptionError
+        words = "; ".join(str(failure.args[0]) for failure in failures)
+        raise kind(f"not everything could be removed: {words}", first.hint) from first
     return tuple(done)
 
 
