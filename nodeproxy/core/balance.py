@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from itertools import accumulate
@@ -115,16 +116,13 @@ _MOST_TURNS = 1024
 
 def _interleave(candidates: Sequence[C]) -> list[C]:
     """One round in which each candidate occurs in proportion to its weight, spread out: by
-    the time at which its k-th turn is due."""
-    least = min(c.weight for c in candidates)
-    total = sum(c.weight for c in candidates)
-    scale = min(1 / least, _MOST_TURNS / total)
-    due = [
-        ((k + 0.5) / count, index)
-        for index, c in enumerate(candidates)
-        for count in (max(1, round(c.weight * scale)),)
-        for k in range(count)
-    ]
+    the time at which its k-th turn is due. Exact, unless that takes too many turns."""
+    unit = math.gcd(*(c.weight for c in candidates))
+    counts = [c.weight // unit for c in candidates]
+    total = sum(counts)
+    if total > _MOST_TURNS:
+        counts = [max(1, round(count * _MOST_TURNS / total)) for count in counts]
+    due = [((k + 0.5) / count, index) for index, count in enumerate(counts) for k in range(count)]
     return [candidates[index] for _, index in sorted(due)]
 
 

@@ -3,7 +3,7 @@ and for ``explain`` alike."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Container
 from typing import NamedTuple
 
 from nodeproxy.core.errors import LoopRefused, NoEndpoints, UnknownDestination
@@ -30,7 +30,7 @@ class Direct(NamedTuple):
 
 
 def dialled(
-    catalog: Catalog, destination: Address, own: Collection[Address], *, registry_only: bool
+    catalog: Catalog, destination: Address, own: Container[Address], *, registry_only: bool
 ) -> Found | Direct:
     """The service port with this virtual address, or the destination itself.
 

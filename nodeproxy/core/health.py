@@ -14,13 +14,16 @@ __all__ = ["Health", "ejection_allowed"]
 class Health:
     """One endpoint's run of failures. Times are monotonic seconds."""
 
-    __slots__ = ("ejected_until", "ejections", "failures_5xx", "failures_gateway", "last_failure")
+    __slots__ = ("ejected", "ejected_until", "ejections", "failures_5xx", "failures_gateway",
+                 "last_failure")  # fmt: skip
 
     def __init__(self) -> None:
         self.failures_5xx = 0
         self.failures_gateway = 0
         self.ejections = 0
         """How often in a row it was ejected: each time is longer."""
+        self.ejected = False
+        """It is left out until ``readmitted``."""
         self.ejected_until = 0.0
         self.last_failure = ""
         """For people: what went wrong last, empty if nothing did."""
@@ -46,10 +49,18 @@ class Health:
         """Eject it. Returns until when."""
         if now >= self.ejected_until + outlier.max_ejection:
             self.ejections = 0  # it behaved for long enough: begin anew
+        self.ejected = True
         self.ejections += 1
         self.failures_5xx = self.failures_gateway = 0
         self.ejected_until = now + min(outlier.base_ejection * self.ejections, outlier.max_ejection)
         return self.ejected_until
+
+    def readmitted(self, now: float) -> bool:
+        """Whether its ejection has just come to its end. True once for each."""
+        if self.ejected and now >= self.ejected_until:
+            self.ejected = False
+            return True
+        return False
 
 
 def ejection_allowed(total: int, ejected: int, outlier: Outlier) -> bool:

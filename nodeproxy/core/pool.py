@@ -4,7 +4,8 @@ Every connection is in one state, and every transition is a method::
 
     (none) --connecting--> CONNECTING --connected--> LEASED --checkin--> IDLE --checkout--> LEASED
                                |                        |                  |
-                               +--failed----------------+--discard---------+--lost, expire--> (none)
+                               +--failed----------------+--discard---------+--lost, evict,
+                                                                              expire--> (none)
 
 The pool holds no socket: connections are opaque tokens that the caller opens and closes. What
 a method returns has left the account, and the caller closes it. A lease that is cancelled ends
@@ -84,6 +85,13 @@ class Pool(Generic[T]):
     def lost(self, connection: T) -> bool:
         """IDLE -> (none): the endpoint closed it. False if it was not idle."""
         return self.idle.pop(connection, None) is not None
+
+    def evict(self) -> T | None:
+        """IDLE -> (none): the least recently used one; None if there is no idle one."""
+        for connection in self.idle:
+            del self.idle[connection]
+            return connection
+        return None
 
     def expire(self, before: float) -> list[T]:
         """IDLE -> (none): those idle since ``before`` or longer."""

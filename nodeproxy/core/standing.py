@@ -3,7 +3,7 @@ for ``explain``."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Container, Iterable
 from enum import Enum
 
 from registry.model import Endpoint
@@ -37,7 +37,7 @@ Key = tuple[str, int, str]
 def standings(
     endpoints: Iterable[Endpoint],
     ejected: Collection[Key],
-    own: Collection[tuple[str, int]] = (),
+    own: Container[tuple[str, int]] = (),
 ) -> dict[Key, Standing]:
     """The standing of each endpoint of a service port, by the endpoint's key.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+import contextlib
 from time import monotonic
 from typing import Final
 
@@ -28,11 +28,11 @@ from nodeproxy.core.http1 import (
     request_head,
     response_head,
 )
-from nodeproxy.core.record import Record
+from nodeproxy.core.record import UNSET, Record
 from nodeproxy.dataplane.connection import Connection
-from nodeproxy.dataplane.lane import Companion, Lane
+from nodeproxy.dataplane.lane import Companion
 from nodeproxy.dataplane.pump import UNBOUNDED, Bytes, pump
-from nodeproxy.dataplane.stream import CLIENT, Stream
+from nodeproxy.dataplane.stream import CLIENT, GONE, PEER_CLOSED, Stream
 from nodeproxy.dataplane.upstream import Lease, Upstream
 
 __all__ = ["serve_http"]
@@ -51,30 +51,29 @@ async def serve_http(
     ``lease``: an open connection for the first request."""
     node, client = connection.node, connection.client
     settings = node.settings
-    lane = client.reactor.lane
-    assert lane is not None
-    client.on_idle = partial(_left, lane)
+    client.owner, client.on_idle = client.reactor.lane, _left
     started = monotonic()
     try:
         while True:
-            head = None
-            while True:
-                if data:
-                    head = parse_request(data, node.limits)
-                    if head is not None:
-                        break
-                    wait = started + settings.header_timeout - monotonic()
-                    more = await client.recv(max(0.0, wait))
-                else:
-                    more = await client.recv(settings.keep_alive_timeout)
-                    started = monotonic()
+            if not data:
+                head = None  # an idle connection keeps nothing of its last request
+                data = await client.recv(settings.keep_alive_timeout)
+                if not data:
+                    return
+                started = monotonic()
+            head = parse_request(data, node.limits)
+            while head is None:
+                wait = started + settings.header_timeout - monotonic()
+                more = await client.recv(max(0.0, wait))
                 if not more:
                     return
-                data = data + more if data else more
-            data, goes_on = await exchange(connection, upstream, head, data, started, lease)
-            lease = None
+                seen, data = len(data), data + more
+                head = parse_request(data, node.limits, seen=seen)
+            given, lease = lease, None  # from here on it is the exchange that ends it
+            data, goes_on = await exchange(connection, upstream, head, data, started, given)
             if not goes_on:
                 return
+            given = None
             if data:
                 started = monotonic()
     except (BadRequest, ClientTimeout) as error:
@@ -84,6 +83,7 @@ async def serve_http(
             await _answer(client, error)
             record.ended = monotonic()
             node.emit(record, upstream.series)
+            await _linger(client)
     except ClientGone:
         pass  # between two requests
     finally:
@@ -111,6 +111,11 @@ async def exchange(
     upload: Companion[bytes | None] | None = None
     received, sent = Bytes(), Bytes()
     begun = False  # the client has been sent a byte of the answer
+    goes_on = False  # the connection can serve another request
+    unread = True  # the client may be sending what nobody will read
+    rest = b""
+    if lease is not None:
+        record.tries = 1
     try:
         # The request, with as much of its body as has come.
         rest = data[head.end :]
@@ -136,9 +141,11 @@ async def exchange(
                 await stream.send(request, node.settings.body_timeout)
                 record.sent = monotonic()
                 if end < 0:
-                    upload = _start_upload(connection, stream, head, len(rest), chunks, received)
+                    left = head.framing - len(rest)
+                    body = _upload(connection, stream, record, left, chunks, received)
+                    upload = Companion(client.reactor, node.lanes, body)
                 response, answer = await _answer_head(
-                    client, stream, head, upstream.policy.response_timeout
+                    connection, upstream, stream, record, upload, received
                 )
                 break
             except UpstreamClosed as error:
@@ -148,22 +155,20 @@ async def exchange(
                 lease = None
                 upstream.series.retry(error.reason)
         record.responded = monotonic()
+        target.series.waited.value += record.responded - record.sent
         record.status = response.status
-        if response.status < 500:
-            upstream.succeeded(target)
-        else:
-            upstream.failed(target, None, response.status)
-        # The answer, with as much of its body as has come.
-        goes_on = (
+        # The answer, with as much of its body as has come. Where the request has not come to
+        # its end yet, it may never do so, and nobody would know where the next one begins.
+        keep = (
             head.keep_alive
-            and head.minor == 1
             and response.framing != UNTIL_CLOSE
             and not node.draining
+            and (upload is None or upload.result is not None)
         )
-        if response.clean and goes_on:
+        if response.clean and keep:
             out = answer
         else:
-            out = response_head(response, close=not goes_on) + answer[response.end :]
+            out = response_head(response, close=not keep) + answer[response.end :]
         have = len(answer) - response.end
         framing = response.framing
         surplus = b""
@@ -184,27 +189,29 @@ async def exchange(
                     stream, client, framing - have, chunks, upstream.policy.body_timeout, sent
                 )
         # What remains of both connections.
-        complete = upload is None
-        if upload is not None:
-            # Answered before the request was complete: then nobody knows where it ends.
-            complete = upload.result is not None
-            goes_on = goes_on and complete
-            rest, end = upload.result or b"", 0
-        if response.keep_alive and complete and not surplus:
+        unread = upload is not None and upload.result is None
+        if response.keep_alive and not unread and not surplus:
             upstream.checkin(target, stream)
             lease = None
-        return rest[end:], goes_on
+        if response.status < 500:
+            upstream.succeeded(target)
+        else:
+            upstream.failed(target, None, response.status)
+        rest = rest[end:] if upload is None else upload.result or b""
+        goes_on = keep
     except ProxyError as error:
         _blame(record, error)
-        if lease is not None and not isinstance(error, (ClientGone, ClientTimeout, BadRequest)):
-            upstream.failed(lease[0], error)
+        if lease is not None:
+            if not isinstance(error, (ClientGone, ClientTimeout, BadRequest)):
+                upstream.failed(lease[0], error)
+            elif record.responded != UNSET and record.status < 500:
+                upstream.succeeded(lease[0])
         if begun:
             client.reset()  # an orderly end could be taken for a complete answer
         elif not isinstance(error, ClientGone):
             if upload is not None:
                 upload.cancel()
             await _answer(client, error, head.method)
-        return b"", False
     finally:
         if upload is not None:
             upload.cancel()
@@ -213,61 +220,90 @@ async def exchange(
         record.bytes_received, record.bytes_sent = received.value, sent.value
         record.ended = monotonic()
         node.emit(record, upstream.series)
+    if not goes_on and (unread or rest):
+        await _linger(client)
+    return rest, goes_on
 
 
 async def _answer_head(
-    client: Stream, stream: Stream, head: RequestHead, timeout: float
+    connection: Connection,
+    upstream: Upstream,
+    stream: Stream,
+    record: Record,
+    upload: Companion[bytes | None] | None,
+    received: Bytes,
 ) -> tuple[ResponseHead, bytes]:
     """The head of the final answer, and all bytes read from where it begins. Interim answers
     (1xx) are passed on to clients that know them. Raises UpstreamClosed when the endpoint
-    closes without a byte."""
+    closes without a byte, UpstreamTimeout after ``response_timeout``, which begins when the
+    request has come to its end."""
+    head = record.head
+    assert head is not None
+    timeout = upstream.policy.response_timeout
     wait = timeout or NO_LIMIT
-    data = await stream.recv(wait)
-    if not data:
-        raise UpstreamClosed("the endpoint closed the connection instead of answering")
+    data, seen = b"", 0
     while True:
-        response = parse_response(data, head.method)
-        if response is not None:
-            if response.status >= 200:
-                return response, data
-            if response.status == 101:
-                raise BadResponse("101 Switching Protocols, though no upgrade was asked for")
-            if head.minor:
-                await client.send(data[: response.end], wait)
-            data = data[response.end :]
-            if data:
+        try:
+            more = await stream.recv(wait)
+        except UpstreamTimeout:
+            wait = _since_request(record, upload, received) + timeout - monotonic()
+            if wait > 0:
                 continue
-        more = await stream.recv(wait)
+            raise
         if not more:
-            raise BadResponse("the endpoint closed the connection within an answer's head")
-        data += more
+            if data:
+                raise BadResponse("the endpoint closed the connection within an answer's head")
+            raise UpstreamClosed("the endpoint closed the connection instead of answering")
+        data = data + more if data else more
+        while (response := parse_response(data, head.method, seen=seen)) is not None:
+            if response.status >= 200:
+                if response.framing == CHUNKED and not head.minor:
+                    raise BadResponse("a chunked answer to an HTTP/1.0 request")
+                return response, data
+            if head.minor:
+                interim = data[: response.end]
+                if not response.clean:
+                    interim = response_head(response, close=False)
+                await connection.client.send(interim, upstream.policy.body_timeout)
+            data, seen = data[response.end :], 0
+            if not data:
+                break
+        else:
+            seen = len(data)
+        if timeout:
+            left = _since_request(record, upload, received) + timeout - monotonic()
+            wait = max(0.0, left)
 
 
-def _start_upload(
+def _since_request(
+    record: Record, upload: Companion[bytes | None] | None, received: Bytes
+) -> float:
+    """When the request had been handed to the endpoint; now, while it is under way."""
+    if upload is None:
+        return record.sent
+    return max(received.moved, record.sent) if upload.lane.done else monotonic()
+
+
+async def _upload(
     connection: Connection,
     stream: Stream,
-    head: RequestHead,
-    gone: int,
+    record: Record,
+    left: int,
     chunks: Chunked | None,
-    meter: Bytes,
-) -> Companion[bytes | None]:
-    """Send the rest of a request's body while its answer is awaited."""
-    settings = connection.node.settings
-
-    async def upload() -> bytes | None:
-        try:
-            return await _stream_body(
-                connection.client,
-                stream,
-                head.framing - gone,
-                chunks,
-                settings.body_timeout,
-                meter,
-            )
-        except (UpstreamClosed, UpstreamTimeout):
-            return None  # it takes no more: what it answers, the first lane reads
-
-    return Companion(connection.client.reactor, connection.node.lanes, upload())
+    received: Bytes,
+) -> bytes | None:
+    """Send the rest of a request's body while its answer is awaited. Returns what the client
+    sent beyond it; None when the endpoint takes no more of it: then it has answered, or the
+    first lane reads why not."""
+    timeout = connection.node.settings.body_timeout
+    try:
+        return await _stream_body(connection.client, stream, left, chunks, timeout, received)
+    except UpstreamClosed:
+        return None
+    except UpstreamTimeout:
+        if record.responded == UNSET:
+            raise
+        return None
 
 
 async def _stream_body(
@@ -295,6 +331,7 @@ async def _stream_body(
             raise source.faults.broken("closed within a chunked body")
         end = _cut(CHUNKED, data, chunks, BadRequest if source.faults is CLIENT else BadResponse)
         meter.value += len(data) if end < 0 else end
+        meter.moved = source.reactor.now
         await target.send(data if end < 0 else data[:end], timeout)
         if end >= 0:
             return data[end:]
@@ -311,11 +348,18 @@ def _cut(framing: int, data: bytes, chunks: Chunked | None, error: type[ProxyErr
 
 
 async def _answer(client: Stream, error: ProxyError, method: bytes = b"") -> None:
-    """Tell the client of an error and end the connection so that it can read the answer: a
-    close with unread bytes would reset the connection under it."""
-    try:
+    """Tell the client of an error, and that the connection ends."""
+    with contextlib.suppress(ProxyError):  # nobody is left to be told
         await client.send(error_response(error, head_only=method == b"HEAD"), LINGER_SECONDS)
-        client.end_writing()
+
+
+async def _linger(client: Stream) -> None:
+    """End the connection so that the client can read its answer: a close with unread bytes
+    would reset the connection under it."""
+    if client.closed:
+        return
+    client.end_writing()
+    try:
         left = LINGER_BYTES
         until = monotonic() + LINGER_SECONDS
         while left > 0 and monotonic() < until:
@@ -334,7 +378,11 @@ def _blame(record: Record, error: ProxyError) -> None:
         record.status = error.status
 
 
-def _left(lane: Lane, client: Stream, gone: bool) -> None:
-    """The client closed while its answer was awaited: whoever works for it may stop."""
-    if gone:
-        client.reactor.soon(lane, ClientGone("the client closed before it was answered"))
+def _left(client: Stream, events: int) -> None:
+    """The client closed while its answer was awaited: whoever works for it may stop.
+
+    A client that only ends its own sending looks the same, and is treated the same, as other
+    proxies do: nobody would answer those who left if it were not.
+    """
+    if events & (GONE | PEER_CLOSED):
+        client.tell_owner("the client closed before it was answered")

@@ -11,8 +11,8 @@ The contract:
 * :meth:`Lane.cancel` raises :class:`Cancelled` (a ``BaseException``) at the await, or before
   the first step of a lane that has not begun. The lane closes what it owns in ``finally`` and
   may await there no more. Cancelling a finished lane, or twice, is harmless.
-* A lane that is running, or that waits for a lane it is just starting, cannot be thrown into.
-  Who may run inside another lane's step uses ``Reactor.soon``, which acts when the batch ends.
+* A lane that is running, or that waits for a lane it is just starting, cannot be thrown into
+  at once: the error is raised where it waits when the batch ends.
 * A lane belongs to a :class:`LaneGroup`, through which drain and shutdown reach it.
 * An exception that leaves a lane other than ``Cancelled`` is a bug: it is reported to the
   reactor's ``on_crash`` and harms no other lane.
@@ -22,7 +22,9 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Coroutine, Generator
+from functools import partial
 from math import inf
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from nodeproxy.core.errors import ProxyError
@@ -63,7 +65,7 @@ class Lane:
     def __init__(self, reactor: Reactor, coro: Coroutine[Any, Any, None], group: LaneGroup) -> None:
         self.reactor = reactor
         self.group = group
-        self._coro = coro
+        self._coro: CoroutineType[Any, Any, None] = coro  # type: ignore[assignment]
         self._resume = coro.send
         self._joiner: Lane | None = None
         self.asleep = False
@@ -92,6 +94,9 @@ class Lane:
         if self.done:
             return
         reactor = self.reactor
+        if self._coro.cr_running:
+            reactor.soon(partial(self.throw, error))
+            return
         outer = reactor.lane
         reactor.lane = self
         self.asleep = False
@@ -103,6 +108,11 @@ class Lane:
             self._crash(left)
         finally:
             reactor.lane = outer
+
+    @property
+    def running(self) -> bool:
+        """True while it runs, or runs another lane."""
+        return self._coro.cr_running
 
     def cancel(self) -> None:
         """Raise Cancelled where the lane waits. Harmless when it has finished."""
@@ -136,18 +146,23 @@ class Lane:
             self.bucket.discard(self)
             self.bucket = None
         self.group.lanes.discard(self)
-        joiner = self._joiner
-        if joiner is not None:
+        if self._joiner is not None:
             # Not now: the joiner would run inside whoever ended this lane.
-            self.reactor.soon(joiner)
+            self.reactor.soon(self._wake)
         on_empty = self.group.on_empty
         if on_empty is not None and not self.group.lanes:
             on_empty()
 
+    def _wake(self) -> None:
+        if self._joiner is not None:  # else it was told to do something else meanwhile
+            self._joiner.step()
+
     def _crash(self, error: BaseException) -> None:
         self._finish()
-        if not isinstance(error, Cancelled):
+        if isinstance(error, Exception):
             self.reactor.on_crash(error)
+        elif not isinstance(error, Cancelled):
+            raise error  # KeyboardInterrupt and its kin are the host's
 
 
 class LaneGroup:
@@ -161,10 +176,13 @@ class LaneGroup:
         """Called each time the last lane has finished."""
 
     def cancel(self) -> None:
-        """Cancel every lane of the group, also those that are started meanwhile."""
-        while self.lanes:
-            for lane in list(self.lanes):
+        """Cancel every lane of the group, also those that are started meanwhile. A lane that
+        is running ends when the batch does."""
+        while idle := [lane for lane in self.lanes if not lane.running]:
+            for lane in idle:
                 lane.cancel()
+        for lane in list(self.lanes):
+            lane.cancel()
 
     def __len__(self) -> int:
         return len(self.lanes)
@@ -175,14 +193,15 @@ class Companion(Generic[T]):
 
     It begins at once. When it fails with a ProxyError, that is raised where the first lane
     waits, so that neither waits for a peer that is gone. The first lane ends it by ``join`` or
-    ``cancel``.
+    ``cancel``; afterwards nothing of it reaches the first lane any more.
     """
 
-    __slots__ = ("_first", "done", "error", "lane", "result")
+    __slots__ = ("_ended", "_first", "done", "error", "lane", "result")
 
     def __init__(self, reactor: Reactor, group: LaneGroup, coro: Coroutine[Any, Any, T]) -> None:
         assert reactor.lane is not None, "a companion is of a lane"
         self._first = reactor.lane
+        self._ended = False
         self.done = False
         """True when it has come to its end without an error."""
         self.error: ProxyError | None = None
@@ -196,17 +215,23 @@ class Companion(Generic[T]):
             self.done = True
         except ProxyError as error:
             self.error = error
-            self._first.reactor.soon(self._first, error)
+            self._first.reactor.soon(self._tell)
+
+    def _tell(self) -> None:
+        if not self._ended and self.error is not None:
+            self._first.throw(self.error)
 
     async def join(self) -> T:
         """Wait for its end. Returns its result or raises its error."""
         await self.lane.join()
+        self._ended = True
         if self.error is not None:
             raise self.error
         return self.result  # type: ignore[return-value]
 
     def cancel(self) -> None:
         """End it, if it has not ended."""
+        self._ended = True
         self.lane.cancel()
 
 

@@ -12,21 +12,23 @@ from typing import Final
 from nodeproxy.core.destination import Address
 from nodeproxy.dataplane.reactor import Reactor
 
-__all__ = ["Listener", "listen", "original_destination"]
+__all__ = ["Listener", "Own", "listen", "original_destination"]
 
 ACCEPTS: Final = 32
 """Connections taken at one event, so that a flood of them leaves time for the others."""
 PAUSE: Final = 0.1
-"""Seconds without accepting when the process or the host is out of descriptors."""
+"""Seconds, at least, without accepting when the process or the host is out of descriptors."""
 SO_ORIGINAL_DST: Final = 80  # linux/netfilter_ipv4.h, linux/netfilter_ipv6/ip6_tables.h
 _SCARCE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+_EVERY: Final = frozenset({"0.0.0.0", "::"})
 
 Accept = Callable[[socket.socket, Address], None]
 
 
 def listen(address: Address, *, backlog: int = 4096) -> socket.socket:
     """A listening, non-blocking TCP socket. Raises OSError."""
-    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    family = _family(address[0])
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -50,7 +52,12 @@ class Listener:
         on_accept: Accept,
         *,
         on_scarce: Callable[[OSError], None],
+        service: str = "",
     ) -> None:
+        self.service = service
+        """``namespace/name:port`` of an explicit listener; empty: redirected connections."""
+        self.accepted = 0
+        """Connections taken since the start."""
         self.reactor = reactor
         self.sock = sock
         self.address: Address = sock.getsockname()[:2]
@@ -72,9 +79,15 @@ class Listener:
                     self._pause(error)
                     return
                 continue  # that connection was gone before we took it
-            sock.setblocking(False)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._on_accept(sock, peer[:2])
+            self.accepted += 1
+            try:
+                sock.setblocking(False)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                self._on_accept(sock, peer[:2])
+            except OSError as error:  # it could not be watched
+                sock.close()
+                self._pause(error)
+                return
 
     def _pause(self, error: OSError) -> None:
         """Out of descriptors or memory: the kernel's queue holds the clients for a while."""
@@ -93,6 +106,45 @@ class Listener:
         if not self.closed:
             self.closed = True
             self.reactor.close_later(self.sock)
+
+
+class Own:
+    """Where the proxy itself listens: never dialled, for that would call ourselves for ever."""
+
+    def __init__(self) -> None:
+        self._exact: set[Address] = set()
+        self._every: dict[int, int] = {}  # port -> family, of listeners on every address
+
+    def add(self, address: Address) -> None:
+        """A listener was opened there; on ``0.0.0.0`` or ``::``: on every address we have."""
+        host, port = address
+        if host in _EVERY:
+            self._every[port] = _family(host)
+        else:
+            self._exact.add(address)
+
+    def __contains__(self, address: object) -> bool:
+        """Whether dialling an (address, port) would reach a listener of ours."""
+        if address in self._exact:
+            return True
+        if not self._every or not isinstance(address, tuple):
+            return False
+        host, port = address
+        return self._every.get(port) == _family(host) and _is_local(host)
+
+
+def _is_local(host: str) -> bool:
+    """Whether an address is this host's: one can only bind to these."""
+    with socket.socket(_family(host), socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((host, 0))
+        except OSError:
+            return False
+    return True
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
 def original_destination(sock: socket.socket) -> Address | None:

@@ -7,7 +7,7 @@ business.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Final
 
@@ -17,7 +17,7 @@ from nodeproxy.core.http1 import Limits
 from nodeproxy.core.record import Record
 from nodeproxy.dataplane.connection import Connection
 from nodeproxy.dataplane.lane import LaneGroup
-from nodeproxy.dataplane.listener import Listener, original_destination
+from nodeproxy.dataplane.listener import Listener, Own, original_destination
 from nodeproxy.dataplane.outbound import serve
 from nodeproxy.dataplane.reactor import Reactor
 from nodeproxy.dataplane.settings import Settings
@@ -51,7 +51,7 @@ class Node:
     ) -> None:
         self.settings = settings
         self.reactor = reactor
-        self.limits = Limits()
+        self.limits = Limits(head=settings.max_head)
         self.lanes = LaneGroup()
         self.catalog: Catalog = EMPTY
         self.listeners: list[Listener] = []
@@ -60,8 +60,12 @@ class Node:
         self.request_fields = b"Via: 1.1 nodeproxy\r\n" if settings.via else b""
         self.upstreams: dict[tuple[str, int], Upstream] = {}
         """The service ports in use, by service name and port."""
-        self.own: set[Address] = set()
+        self.own = Own()
         """Where the proxy itself listens: never dialled."""
+        self.ended = 0
+        """Requests and relayed connections that have ended."""
+        self.failed = 0
+        """Those of them that ended with an error of the proxy's own."""
         self._requests = Requests(families)
         self._passthrough = EndpointSeries(families, PASSTHROUGH, NONE, NONE)
         self._detect = families.detect
@@ -83,12 +87,15 @@ class Node:
         def accept(sock: socket.socket, peer: Address) -> None:
             self._accept(sock, peer, f"{service}:{port}", lambda: self._named(service, port))
 
-        return self._listen(sock, accept)
+        return self._listen(sock, accept, f"{service}:{port}")
 
     def _listen(
-        self, sock: socket.socket, accept: Callable[[socket.socket, Address], None]
+        self,
+        sock: socket.socket,
+        accept: Callable[[socket.socket, Address], None],
+        service: str = "",
     ) -> Listener:
-        listener = Listener(self.reactor, sock, accept, on_scarce=self._scarce)
+        listener = Listener(self.reactor, sock, accept, on_scarce=self._scarce, service=service)
         self.listeners.append(listener)
         self.own.add(listener.address)
         return listener
@@ -222,6 +229,9 @@ class Node:
     def emit(self, record: Record, series: RequestSeries) -> None:
         """A record is complete: count it, and log it if somebody wants to read it."""
         series.observe(record)
+        self.ended += 1
+        if record.detail:
+            self.failed += 1
         if self._access_log.wants(record):
             record.describe()
             self._access_log.emit(record)
@@ -241,6 +251,6 @@ class Node:
             hint="raise LimitNOFILE (systemd) or `ulimit -n`",
         )
 
-    def active(self) -> Iterable[Upstream]:
-        """The service ports in use."""
-        return self.upstreams.values()
+    def connections(self) -> int:
+        """Connections from clients that are open now."""
+        return self._requests.connections()

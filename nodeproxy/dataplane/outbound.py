@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from time import monotonic
 
-from nodeproxy.core.errors import ProxyError
+from nodeproxy.core.errors import ClientTimeout, ProxyError
 from nodeproxy.core.sniff import sniff
 from nodeproxy.dataplane.connection import Connection
 from nodeproxy.dataplane.http1 import serve_http
-from nodeproxy.dataplane.stream import wait_either
+from nodeproxy.dataplane.stream import Stream, wait_either
 from nodeproxy.dataplane.tcp import relay
 from nodeproxy.dataplane.upstream import Lease, Upstream
 
@@ -25,6 +25,7 @@ async def serve(connection: Connection, upstream: Upstream) -> None:
     """Serve one accepted connection whose destination is known, and close it."""
     series = upstream.series
     series.active.value += 1
+    started = monotonic()
     try:
         protocol: str = upstream.port.protocol
         first, lease = b"", None
@@ -33,9 +34,9 @@ async def serve(connection: Connection, upstream: Upstream) -> None:
         if protocol == "http":
             await serve_http(connection, upstream, first, lease)
         else:
-            await relay(connection, upstream, first, lease)
+            await relay(connection, upstream, first, lease, started)
     except ProxyError as error:
-        record = connection.record(monotonic(), "TCP", upstream)
+        record = connection.record(started, "TCP", upstream)
         record.flags, record.detail = error.flag, f"{error.reason}: {error}"
         record.ended = monotonic()
         connection.node.emit(record, series)
@@ -52,31 +53,50 @@ async def detect(connection: Connection, upstream: Upstream) -> tuple[str, bytes
     An endpoint is dialled at once and both sides are watched. Who speaks first decides: a
     server that greets (SMTP, MySQL, SSH) is relayed at once, so detection delays it by nothing;
     a client's first bytes tell what it speaks, or are taken for TCP after ``detect_timeout``.
+    Where no endpoint can be reached, only a client that speaks HTTP at once can be told so.
     """
     node, client = connection.node, connection.client
-    began = monotonic()
+    settings = node.settings
+    record = connection.record(monotonic(), "TCP", upstream)
     lease: Lease | None = None
     try:
-        lease = await upstream.lease(connection.record(began, "TCP", upstream), fresh=True)
-        stream = lease[1]
-        if await wait_either(client, stream, node.settings.tcp_idle_timeout) is not client:
+        try:
+            target, stream, _ = await upstream.lease(record, fresh=True)
+        except ProxyError:
+            protocol, first = await _speaks(client, client, settings.detect_timeout)
+            if protocol != "http":
+                raise
+            return protocol, first, None
+        # As one that has served before: the endpoint may close it while the client is silent.
+        lease = target, stream, True
+        began = monotonic()
+        speaker = await wait_either(client, stream, settings.tcp_idle_timeout)
+        if speaker is None:
+            raise ClientTimeout(f"neither side spoke for {settings.tcp_idle_timeout:g} s")
+        if speaker is stream:
             node.detected("server-first", monotonic() - began)
             return "tcp", b"", lease
-        spoke = monotonic()
-        first = client.recv_nowait() or b""
-        found = sniff(first)
-        while found is None and first:
-            left = spoke + node.settings.detect_timeout - monotonic()
-            if left <= 0 or await wait_either(client, stream, left) is not client:
-                break
-            more = client.recv_nowait()
-            if not more:
-                break
-            first += more
-            found = sniff(first)
-        node.detected(found or "tcp", monotonic() - spoke)
-        return found or "tcp", first, lease
+        began = monotonic()
+        protocol, first = await _speaks(client, stream, settings.detect_timeout)
+        node.detected(protocol, monotonic() - began)
+        return protocol, first, lease
     except BaseException:
         if lease is not None:
             upstream.discard(lease[0], lease[1])
         raise
+
+
+async def _speaks(client: Stream, other: Stream, timeout: float) -> tuple[str, bytes]:
+    """What the client speaks, and its first bytes. TCP is what has not become something else
+    within ``timeout`` seconds, or when ``other`` speaks meanwhile."""
+    until = monotonic() + timeout
+    first = b""
+    while (found := sniff(first)) is None:
+        left = until - monotonic()
+        if left <= 0 or await wait_either(client, other, left) is not client:
+            break
+        more = client.recv_nowait()
+        if not more:
+            break
+        first += more
+    return found or "tcp", first

@@ -27,10 +27,12 @@ _SPARE_PIPES: Final = 64
 class Bytes:
     """Counts bytes while they move, so that a failure half-way is told rightly."""
 
-    __slots__ = ("value",)
+    __slots__ = ("moved", "value")
 
     def __init__(self) -> None:
         self.value = 0
+        self.moved = 0.0
+        """When a pump last counted something here, in the reactor's time."""
 
 
 class Pipe:
@@ -59,10 +61,12 @@ class Pipe:
 async def pump(source: Stream, target: Stream, limit: int, timeout: float, meter: Bytes) -> int:
     """Move bytes until ``limit`` of them have gone or the source has ended.
 
-    Returns the number moved (less than ``limit``: the source ended). Raises TimedOut when
-    nothing moves for ``timeout`` seconds, OSError when either side is broken; ``meter`` then
-    tells how much had gone.
+    Returns the number moved (less than ``limit``: the source ended). Raises the faults of the
+    side that is broken, or that neither gives nor takes anything for ``timeout`` seconds;
+    ``meter`` then tells how much had gone. When the source is late nothing is lost: the pump
+    can be started again.
     """
+    reactor = source.reactor
     left = limit
     while left:
         data = await source.recv(timeout, COPY_SIZE if left > COPY_SIZE else left)
@@ -71,15 +75,22 @@ async def pump(source: Stream, target: Stream, limit: int, timeout: float, meter
         await target.send(data, timeout)
         size = len(data)
         meter.value += size
+        meter.moved = reactor.now
         left -= size
         if size == COPY_SIZE and left > COPY_SIZE:
-            return limit - left + await _splice(source, target, left, timeout, meter)
+            try:
+                pipe = Pipe.take()
+            except OSError:
+                continue  # out of descriptors: copying needs none
+            return limit - left + await _splice(source, target, left, timeout, meter, pipe)
     return limit
 
 
-async def _splice(source: Stream, target: Stream, limit: int, timeout: float, meter: Bytes) -> int:
+async def _splice(
+    source: Stream, target: Stream, limit: int, timeout: float, meter: Bytes, pipe: Pipe
+) -> int:
+    """As pump, through ``pipe``, which is given back."""
     left = limit
-    pipe = Pipe.take()
     inside = 0
     try:
         while left:
@@ -90,6 +101,8 @@ async def _splice(source: Stream, target: Stream, limit: int, timeout: float, me
                 )
             except BlockingIOError:
                 continue
+            except OSError as error:
+                raise source.faults.broken(f"reading: {error.strerror}") from error
             if not inside:
                 break
             left -= inside
@@ -99,8 +112,11 @@ async def _splice(source: Stream, target: Stream, limit: int, timeout: float, me
                 except BlockingIOError:
                     await target.writable(timeout)
                     continue
+                except OSError as error:
+                    raise target.faults.broken(f"writing: {error.strerror}") from error
                 inside -= moved
                 meter.value += moved
+                meter.moved = source.reactor.now
         return limit - left
     finally:
         pipe.give_back(empty=not inside)

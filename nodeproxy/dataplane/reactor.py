@@ -15,6 +15,8 @@ The contract:
   so that registries, the admin API and the heartbeat are never starved by traffic.
 * ``every`` calls a function regularly from this very loop: a loop that hangs calls nothing,
   which is what makes the dead-man's switch honest.
+* What a pollable, a periodic call or a lane lets escape is a bug of that one: it is reported
+  to ``on_crash``, and the sweep goes on with the others.
 """
 
 from __future__ import annotations
@@ -68,11 +70,12 @@ class Reactor:
         self._poll = self._epoll.poll
         self._pollables: dict[int, Pollable] = {}
         self._closing: list[socket.socket] = []
-        self._ready: deque[tuple[Lane, BaseException | None]] = deque()
+        self._soon: deque[Callable[[], None]] = deque()
         self._in_batch = False
         self._periodic: list[_Periodic] = []
-        self.on_crash: Callable[[BaseException], None] = _reraise
-        """Told of an exception that left a lane: a bug. By default it ends the sweep."""
+        self.on_crash: Callable[[Exception], None] = _reraise
+        """Told of an exception that left a lane or a callback: a bug. By default it is raised,
+        and ends the host."""
         self.on_lag: Callable[[float], None] = _ignore
         """Told at every tick by how many seconds the tick was late: the loop's stall."""
 
@@ -114,9 +117,10 @@ class Reactor:
         lane.step()
         return lane
 
-    def soon(self, lane: Lane, error: BaseException | None = None) -> None:
-        """Resume ``lane`` at the end of the batch, or raise ``error`` where it waits."""
-        self._ready.append((lane, error))
+    def soon(self, call: Callable[[], None]) -> None:
+        """Call ``call`` at the end of the batch, when no lane is running. The world may have
+        moved on by then: it has to look whether what it is for still holds."""
+        self._soon.append(call)
 
     def every(self, interval: float, call: Callable[[], None]) -> None:
         """Call ``call`` each ``interval`` seconds (rounded up to a tick) from this loop."""
@@ -133,8 +137,11 @@ class Reactor:
         for fd, mask in events:
             pollable = pollables.get(fd)
             if pollable is not None:
-                pollable.on_event(mask)
-        if self._ready or self._closing:
+                try:
+                    pollable.on_event(mask)
+                except Exception as error:
+                    self.on_crash(error)
+        if self._soon or self._closing:
             self._end_batch()
         self._in_batch = False
         return len(events)
@@ -146,8 +153,13 @@ class Reactor:
         self.wheel.advance(now, _expire)
         for periodic in self._periodic:
             if periodic.due <= now:
-                periodic.due = max(periodic.due + periodic.interval, now)
-                periodic.call()
+                periodic.due += periodic.interval
+                if periodic.due <= now:  # a stall: what was missed is not made up for
+                    periodic.due = now + periodic.interval
+                try:
+                    periodic.call()
+                except Exception as error:
+                    self.on_crash(error)
         self._end_batch()
         self._in_batch = False
 
@@ -181,13 +193,12 @@ class Reactor:
         self._epoll.close()
 
     def _end_batch(self) -> None:
-        ready = self._ready
-        while ready:
-            lane, error = ready.popleft()
-            if error is not None:
-                lane.throw(error)
-            elif not lane.done:
-                lane.step()
+        soon = self._soon
+        while soon:
+            try:
+                soon.popleft()()
+            except Exception as error:
+                self.on_crash(error)
         self._close_all()
 
     def _close_all(self) -> None:
@@ -205,7 +216,7 @@ def _expire(lane: Any) -> None:
     lane.expire()
 
 
-def _reraise(error: BaseException) -> None:
+def _reraise(error: Exception) -> None:
     raise error
 
 

@@ -17,6 +17,7 @@ import socket
 import struct
 import types
 from collections.abc import Callable, Generator
+from functools import partial
 from typing import Final, NamedTuple
 
 from nodeproxy.core.destination import Address
@@ -27,6 +28,7 @@ from nodeproxy.core.errors import (
     ConnectTimeout,
     ProxyError,
     UpstreamClosed,
+    UpstreamOverflow,
     UpstreamTimeout,
 )
 from nodeproxy.dataplane.lane import Lane, TimedOut
@@ -34,6 +36,9 @@ from nodeproxy.dataplane.reactor import Reactor
 
 __all__ = [
     "CLIENT",
+    "GONE",
+    "PEER_CLOSED",
+    "RESET",
     "UPSTREAM",
     "Faults",
     "Stream",
@@ -58,7 +63,8 @@ _CONNECTING: Final = Faults(ConnectFailed, ConnectTimeout)
 
 IN: Final = select.EPOLLIN
 OUT: Final = select.EPOLLOUT
-GONE: Final = select.EPOLLHUP | select.EPOLLERR
+RESET: Final = select.EPOLLERR
+GONE: Final = select.EPOLLHUP | RESET
 PEER_CLOSED: Final = select.EPOLLRDHUP
 READABLE: Final = IN | GONE | PEER_CLOSED
 WRITABLE: Final = OUT | GONE
@@ -70,7 +76,8 @@ _SO_MARK: Final = 36  # asm-generic/socket.h
 class Stream:
     """One connected, non-blocking socket on the reactor."""
 
-    __slots__ = ("_mask", "_reader", "_writer", "faults", "fd", "on_idle", "reactor", "sock")
+    __slots__ = ("_mask", "_reader", "_writer", "faults", "fd", "on_idle", "owner", "reactor",
+                 "sock")  # fmt: skip
 
     def __init__(
         self, reactor: Reactor, sock: socket.socket, faults: Faults, mask: int = IN | PEER_CLOSED
@@ -82,10 +89,12 @@ class Stream:
         self._reader: Lane | None = None
         self._writer: Lane | None = None
         self._mask = mask
-        self.on_idle: Callable[[Stream, bool], None] | None = None
-        """Called when something arrives and no lane waits: ``(stream, gone)``, where ``gone``
-        says that the peer has closed or reset. Afterwards the stream is not watched for more
-        of the same until a lane reads again."""
+        self.on_idle: Callable[[Stream, int], None] | None = None
+        """Called with the events when something arrives and no lane waits for it: bytes (IN),
+        the peer's end (PEER_CLOSED) or the connection's (GONE). Afterwards the stream is not
+        watched for more of the same until a lane reads again."""
+        self.owner: Lane | None = None
+        """For ``on_idle``: the lane that may have to know."""
         reactor.register(self.fd, self, mask)
 
     # -- what lanes await ----------------------------------------------------------------
@@ -186,7 +195,7 @@ class Stream:
         """Close. A lane that waits on the stream would wait for ever: cancel it first."""
         if self.fd >= 0:
             self.fd = -1
-            self.on_idle = None
+            self.on_idle = self.owner = None
             self.reactor.close_later(self.sock)
 
     def reset(self) -> None:
@@ -195,6 +204,12 @@ class Stream:
             with contextlib.suppress(OSError):
                 self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             self.close()
+
+    def tell_owner(self, why: str) -> None:
+        """Raise the fault of a broken connection in the owner, when the batch ends."""
+        owner = self.owner
+        if owner is not None:
+            self.reactor.soon(partial(owner.throw, self.faults.broken(why)))
 
     @property
     def closed(self) -> bool:
@@ -227,7 +242,7 @@ class Stream:
         else:
             self._watch(self._mask & ~(events & READABLE))
         if self.on_idle is not None and (self._writer is None or events & GONE):
-            self.on_idle(self, bool(events & (GONE | PEER_CLOSED)))
+            self.on_idle(self, events)
 
     def _watch(self, mask: int) -> None:
         if mask != self._mask:
@@ -282,14 +297,18 @@ def connect(
 ) -> Generator[None, None, Stream]:
     """A stream to an endpoint.
 
-    Raises ConnectFailed when it is refused or cannot be reached or opened, ConnectTimeout after
-    ``timeout`` seconds.
+    Raises ConnectFailed when it is refused or cannot be reached, ConnectTimeout after
+    ``timeout`` seconds, UpstreamOverflow when this host has no socket for it: that says nothing
+    of the endpoint.
     """
+    sock: socket.socket | None = None
     try:
         sock = open_socket(address, mark)
+        stream = Stream(reactor, sock, _CONNECTING, 0)
     except OSError as error:
-        raise ConnectFailed(f"opening a socket: {error.strerror}") from error
-    stream = Stream(reactor, sock, _CONNECTING, 0)
+        if sock is not None:
+            sock.close()
+        raise UpstreamOverflow(f"no socket could be opened: {error.strerror}") from error
     try:
         code = sock.connect_ex(address)
         if code == errno.EINPROGRESS:

@@ -8,23 +8,24 @@ from nodeproxy.core.errors import ProxyError
 from nodeproxy.dataplane.connection import Connection
 from nodeproxy.dataplane.lane import Companion
 from nodeproxy.dataplane.pump import UNBOUNDED, Bytes, pump
-from nodeproxy.dataplane.stream import Stream
+from nodeproxy.dataplane.stream import RESET, Stream
 from nodeproxy.dataplane.upstream import Lease, Upstream
 
 __all__ = ["relay"]
 
 
 async def relay(
-    connection: Connection, upstream: Upstream, first: bytes, lease: Lease | None
+    connection: Connection, upstream: Upstream, first: bytes, lease: Lease | None, started: float
 ) -> None:
-    """Relay until both directions have ended, or one is broken or silent for too long.
+    """Relay until both directions have ended, or one is broken, or both are silent for too long.
 
     ``first`` are bytes that the client has sent already; ``lease`` is a connection that is
-    open already. A half-close is passed on as a half-close, a reset as a reset.
+    open already; ``started`` is when the client's was accepted. A half-close is passed on as a
+    half-close, a reset as a reset.
     """
     node, client = connection.node, connection.client
     idle = node.settings.tcp_idle_timeout
-    record = connection.record(monotonic(), "TCP", upstream)
+    record = connection.record(started, "TCP", upstream)
     received, sent = Bytes(), Bytes()
     back: Companion[None] | None = None
     try:
@@ -35,13 +36,15 @@ async def relay(
         record.tries = record.tries or 1
         record.sent = monotonic()
         upstream.series.tcp_opened()
+        upstream.succeeded(target)
+        client.owner = stream.owner = client.reactor.lane
+        client.on_idle = stream.on_idle = _lost
         if first:
             await stream.send(first, idle)
             received.value += len(first)
-        back = Companion(client.reactor, node.lanes, _carry(stream, client, idle, sent))
-        await _carry(client, stream, idle, received)
+        back = Companion(client.reactor, node.lanes, _carry(stream, client, idle, sent, received))
+        await _carry(client, stream, idle, received, sent)
         await back.join()
-        upstream.succeeded(target)
     except ProxyError as error:
         record.flags, record.detail = error.flag, f"{error.reason}: {error}"
         client.reset()
@@ -57,6 +60,21 @@ async def relay(
         node.emit(record, upstream.series)
 
 
-async def _carry(source: Stream, target: Stream, idle: float, meter: Bytes) -> None:
-    await pump(source, target, UNBOUNDED, idle, meter)
+async def _carry(source: Stream, target: Stream, idle: float, meter: Bytes, other: Bytes) -> None:
+    """One direction, to its end. It may be silent for as long as the other one is not."""
+    while True:
+        try:
+            await pump(source, target, UNBOUNDED, idle, meter)
+        except source.faults.late:
+            if source.reactor.now - other.moved >= idle:
+                raise
+        else:
+            break
     target.end_writing()
+
+
+def _lost(stream: Stream, events: int) -> None:
+    """A side whose direction has ended, or that nobody reads because the other side is slow,
+    was reset. (HUP alone tells that both of its directions have ended; bytes may remain.)"""
+    if events & RESET:
+        stream.tell_owner("the connection was reset")

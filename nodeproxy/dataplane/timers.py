@@ -4,6 +4,10 @@ Setting a deadline is two attribute stores. A lane sits in at most one bucket, t
 earliest deadline it has had since it was last looked at. When the bucket's time comes, a lane
 whose deadline has moved on is put where it now belongs; only one whose deadline has passed
 is woken. So a busy keep-alive connection touches the wheel about once a minute.
+
+A bucket is one tick wide, but deadlines that are far off share a wide one: it is looked at
+before the first of them, and they are then put into narrow ones. So buckets, also those whose
+lanes are gone, stay few: some three thousand for deadlines within an hour.
 """
 
 from __future__ import annotations
@@ -16,6 +20,8 @@ __all__ = ["TICK", "Timed", "Wheel"]
 
 TICK = 0.02
 """Seconds between two looks at the wheel: how late a deadline may be noticed."""
+WIDE = 64
+"""Ticks of a wide bucket."""
 
 
 class Timed(Protocol):
@@ -46,13 +52,19 @@ class Wheel:
             timed.bucket = None
             timed.look_at = inf
             return
-        index = max(int(deadline / TICK) + 1, self._last + 1)
+        look_at = deadline
+        index = int(deadline / TICK) + 1
+        if index <= self._last:
+            index = self._last + 1
+        elif index - self._last > 2 * WIDE:
+            index -= index % WIDE
+            look_at = index * TICK
         bucket = self._buckets.get(index)
         if bucket is None:
             bucket = self._buckets[index] = set()
         bucket.add(timed)
         timed.bucket = bucket
-        timed.look_at = deadline
+        timed.look_at = look_at
 
     def disarm(self, timed: Timed) -> None:
         """Forget ``timed``; harmless when it is in no bucket."""

@@ -7,7 +7,7 @@ service leaves the catalog. Everything that a request needs is resolved when som
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Container, Sequence
 
 from nodeproxy.core.balance import Picker, picker
 from nodeproxy.core.destination import Address, host_port
@@ -61,14 +61,15 @@ class Target:
         self.takes_traffic = False
         self.on_idle = self._lost
 
-    def _lost(self, stream: Stream, _gone: bool) -> None:
+    def _lost(self, stream: Stream, _events: int) -> None:
         """An idle connection has something to read: it was closed, or speaks out of turn."""
         if self.pool.lost(stream):
             self.upstream.close(stream)
 
 
 Lease = tuple[Target, Stream, bool]
-"""An endpoint, a connection to it, and whether that has served before."""
+"""An endpoint, a connection to it, and whether that has idled: then the endpoint may have closed
+it just now, without having seen what is sent on it."""
 
 
 class Upstream:
@@ -85,7 +86,7 @@ class Upstream:
         endpoint_series: Callable[[Endpoint], EndpointSeries],
         rng: Callable[[], float],
         mark: int,
-        own: Collection[Address],
+        own: Container[Address],
         log: Log,
     ) -> None:
         self.service = service
@@ -102,14 +103,16 @@ class Upstream:
         self._mark = mark
         self._own = own
         self._log = log
-        self._candidates: list[Target] = []
-        self._picker: Picker[Target] | None = None
+        self.candidates: list[Target] = []
+        """The endpoints that take traffic now."""
+        self.picker: Picker[Target] | None = None
+        """Picks among the candidates; None: there is none."""
         self.update(service, port)
 
     # -- the path of a request -----------------------------------------------------------
 
     async def lease(self, record: Record, *, fresh: bool = False) -> Lease:
-        """An endpoint, a connection to it, and whether that has been used before.
+        """An endpoint, a connection to it, and whether that has idled.
 
         While connecting fails nothing has been sent: the next endpoint is tried, for every
         method, up to ``policy.connect_tries``. Raises NoEndpoints, UpstreamOverflow or the
@@ -131,7 +134,7 @@ class Upstream:
                 target.load -= 1
                 self.failed(target, error)
                 tried.append(target)
-                if len(tried) >= min(self.policy.connect_tries, len(self._candidates)):
+                if len(tried) >= self.policy.connect_tries or not self._untried(tried):
                     raise
                 self.series.retry(error.reason)
             except BaseException:
@@ -141,20 +144,24 @@ class Upstream:
     def pick(self, tried: Sequence[Target] = ()) -> Target:
         """The balancer's choice among the endpoints that have not been tried. Raises
         NoEndpoints."""
-        if self._picker is None:
+        if self.picker is None:
             raise NoEndpoints(
                 f"{self.name} has {len(self.targets)} endpoints and none takes traffic;"
                 f" see `nodeproxy endpoints {self.service.name}`"
             )
         if not tried:
-            return self._picker.pick(self._rng)
-        left = [t for t in self._candidates if t not in tried]
+            return self.picker.pick(self._rng)
+        left = self._untried(tried)
         if not left:
             raise NoEndpoints(f"all endpoints of {self.name} have been tried")
         return picker(self.policy.balance, left).pick(self._rng)
 
+    def _untried(self, tried: Sequence[Target]) -> list[Target]:
+        """The candidates of this moment: a failure may just have ejected one."""
+        return [t for t in self.candidates if t not in tried]
+
     async def _connect(self, target: Target) -> Stream:
-        if self.connections >= self.policy.max_connections:
+        if self.connections >= self.policy.max_connections and not self._make_room():
             raise UpstreamOverflow(
                 f"{self.name} has {self.connections} connections, as many as"
                 " traffic.max_connections allows"
@@ -171,6 +178,16 @@ class Upstream:
             raise
         target.pool.connected()
         return stream
+
+    def _make_room(self) -> bool:
+        """Close an idle connection to another endpoint, if there is one: what idles must not
+        keep out what has something to do."""
+        for target in self.targets.values():
+            stream = target.pool.evict()
+            if stream is not None:
+                self.close(stream)
+                return True
+        return False
 
     def checkin(self, target: Target, stream: Stream) -> None:
         """End a lease: the connection is at the start of a message and may serve again."""
@@ -211,10 +228,8 @@ class Upstream:
     def _eject(self, target: Target) -> None:
         now = self._reactor.now
         usable = [t for t in self.targets.values() if t.standing in _IN_ROTATION]
-        ejected = sum(t.health.ejected_until > now for t in usable)
-        if target.health.ejected_until > now or not ejection_allowed(
-            len(usable), ejected, self.policy.outlier
-        ):
+        ejected = sum(t.health.ejected for t in usable)
+        if target.health.ejected or not ejection_allowed(len(usable), ejected, self.policy.outlier):
             return
         until = target.health.eject(now, self.policy.outlier)
         target.series.eject()
@@ -225,8 +240,6 @@ class Upstream:
             seconds=round(until - now, 1),
             why=target.health.last_failure,
         )
-        for stream in target.pool.expire(now):
-            self.close(stream)
         self._choose()
 
     # -- what changes --------------------------------------------------------------------
@@ -259,7 +272,7 @@ class Upstream:
             if target.pool.idle:
                 for stream in target.pool.expire(now - self.policy.idle_timeout):
                     self.close(stream)
-            if target.standing in _OUT and target.health.ejected_until <= now:
+            if target.health.readmitted(now):
                 readmitted = True
                 target.series.restore()
         if readmitted:
@@ -267,22 +280,33 @@ class Upstream:
 
     def _choose(self) -> None:
         """Resolve who takes traffic."""
-        now = self._reactor.now
-        ejected = {k for k, t in self.targets.items() if t.health.ejected_until > now}
+        ejected = {key for key, t in self.targets.items() if t.health.ejected}
         found = standings((t.endpoint for t in self.targets.values()), ejected, self._own)
         for key, target in self.targets.items():
             target.standing = found[key]
             target.takes_traffic = found[key].takes_traffic
-        self._candidates = [t for t in self.targets.values() if t.takes_traffic]
-        self._picker = picker(self.policy.balance, self._candidates) if self._candidates else None
+            if not target.takes_traffic:
+                self._close_idle(target)
+        self.candidates = [t for t in self.targets.values() if t.takes_traffic]
+        self.picker = picker(self.policy.balance, self.candidates) if self.candidates else None
 
     def _retire(self, targets: Collection[Target]) -> None:
         """Endpoints that are gone: idle connections are closed, leased ones run to their end."""
         for target in targets:
             target.standing = Standing.NOT_READY
             target.takes_traffic = False
-            for stream in target.pool.expire(self._reactor.now):
-                self.close(stream)
+            self._close_idle(target)
+
+    def _close_idle(self, target: Target) -> None:
+        for stream in target.pool.expire(self._reactor.now):
+            self.close(stream)
+
+    def tally(self) -> dict[Standing, int]:
+        """How many endpoints are in each standing."""
+        counts: dict[Standing, int] = {}
+        for target in self.targets.values():
+            counts[target.standing] = counts.get(target.standing, 0) + 1
+        return counts
 
     def close(self, stream: Stream) -> None:
         """Close a connection that no pool accounts for any more."""
@@ -291,4 +315,3 @@ class Upstream:
 
 
 _IN_ROTATION = frozenset({Standing.READY, Standing.FALLBACK, Standing.EJECTED, Standing.PANIC})
-_OUT = frozenset({Standing.EJECTED, Standing.PANIC})
