@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 
 
 class Rule:
@@ -29,12 +30,10 @@ class Rule:
     @property
     def target(self) -> str | None:
         """Where -j or -g leads; None for a rule that only counts."""
-        head, found, tail = self.text.rpartition("-j ")
-        if not found or (head and not head.endswith(" ")):
-            head, found, tail = self.text.rpartition("-g ")
-            if not found or (head and not head.endswith(" ")):
-                return None
-        return tail.split(" ", 1)[0]
+        for option, value in pairwise(self.words):
+            if option in ("-j", "-g"):
+                return value
+        return None
 
 
 @dataclass(frozen=True)
