@@ -21,6 +21,7 @@ __all__ = [
     "LoopRefused",
     "NoEndpoints",
     "ProxyError",
+    "TargetTooLong",
     "UnknownDestination",
     "Unsupported",
     "UpstreamClosed",
@@ -51,6 +52,12 @@ class HeadTooLarge(BadRequest):
 
     reason = "http_request_head_size"
     status = 431
+
+
+class TargetTooLong(HeadTooLarge):
+    """The target of a request exceeds the limit of size."""
+
+    status = 414
 
 
 class Unsupported(BadRequest):

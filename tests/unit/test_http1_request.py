@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nodeproxy.core.errors import BadRequest, HeadTooLarge, Unsupported
+from nodeproxy.core.errors import BadRequest, HeadTooLarge, TargetTooLong, Unsupported
 from nodeproxy.core.http1 import CHUNKED, Limits, RequestHead, parse_request, request_head
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n"
@@ -402,3 +402,12 @@ def test_http_1_0_is_sent_on_as_http_1_0():
 def test_pipelined_requests_are_left_alone():
     first = GET + b"\r\n"
     assert read(first + POST + b"\r\n").end == len(first)
+
+
+def test_a_target_over_its_limit_is_414_and_a_head_over_its_is_431() -> None:
+    with pytest.raises(TargetTooLong) as caught:
+        parse_request(b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert caught.value.status == 414
+    with pytest.raises(HeadTooLarge) as large:
+        parse_request(b"GET / HTTP/1.1\r\nHost: a\r\nx: " + b"a" * 70_000 + b"\r\n\r\n")
+    assert large.value.status == 431

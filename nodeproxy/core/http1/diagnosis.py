@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from nodeproxy.core.errors import BadRequest, BadResponse, HeadTooLarge, Unsupported
+from nodeproxy.core.errors import BadRequest, BadResponse, HeadTooLarge, TargetTooLong, Unsupported
 from nodeproxy.core.http1 import grammar
 from nodeproxy.core.http1.grammar import METHOD_BYTES
 from nodeproxy.core.http1.limits import Limits
@@ -49,7 +49,7 @@ def unfinished_request(data: bytes, limits: Limits, cut: int) -> None:
 def _request_too_large(data: bytes, limits: Limits) -> None:
     line = data.removeprefix(b"\r\n").partition(b"\r\n")[0]
     if len(line) > limits.target + METHOD_BYTES + 16:
-        raise HeadTooLarge(f"the request's target exceeds {limits.target} bytes")
+        raise TargetTooLong(f"the request's target exceeds {limits.target} bytes")
     raise HeadTooLarge(f"the request's head exceeds {limits.head} bytes")
 
 
@@ -65,7 +65,7 @@ def _request_line(line: bytes, limits: Limits) -> None:
     if not blank:
         target, version = rest, b""
     if len(target) > limits.target:
-        raise HeadTooLarge(f"the request's target exceeds {limits.target} bytes")
+        raise TargetTooLong(f"the request's target exceeds {limits.target} bytes")
     if _FORM(line):
         if b"#" in target:
             raise BadRequest("the request's target holds a fragment")
