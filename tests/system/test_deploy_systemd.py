@@ -85,16 +85,23 @@ def test_the_sandbox_stays_tight(installed: Path) -> None:
 def test_the_way_is_opened_without_python_and_without_the_sandbox(unit: Unit) -> None:
     posts = unit.all("ExecStopPost")
 
-    assert posts == [f"-+ipset flush {name}" for name in (names.OUT_LIVE, names.IN_LIVE)]
+    assert posts == [f"-+ipset -q flush {name}" for name in (names.OUT_LIVE, names.IN_LIVE)]
 
 
-def test_the_daemon_is_not_root_and_has_two_capabilities(unit: Unit) -> None:
-    wanted = "CAP_NET_ADMIN CAP_NET_RAW"
+def test_the_daemon_is_not_root_and_has_three_capabilities(unit: Unit) -> None:
+    wanted = "CAP_NET_ADMIN CAP_NET_RAW CAP_DAC_READ_SEARCH"
 
     assert unit.one("User") == "nodeproxy"
     assert unit.one("AmbientCapabilities") == wanted
     assert unit.one("CapabilityBoundingSet") == wanted
     assert unit.one("NoNewPrivileges") == "yes"
+
+
+def test_what_the_third_capability_could_open_is_closed(unit: Unit) -> None:
+    closed = unit.one("InaccessiblePaths").split()
+
+    assert {"-/etc/shadow", "-/etc/ssh", "-/etc/ssl/private"} <= set(closed)
+    assert unit.one("ProtectHome") == "yes"
 
 
 def test_the_unit_follows_the_daemon(unit: Unit) -> None:
