@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nodeproxy.cli.output import Format, ago, cell, document, output_option
-from nodeproxy.cli.session import DEFAULT_CONFIG, Failure, Session, config_option, socket_option
+from nodeproxy.cli.session import DEFAULT_CONFIG, Failure, Session, daemon_options
 
 if TYPE_CHECKING:
     from nodeproxy.admin.client import Client
@@ -23,8 +23,7 @@ _MARKS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL", "skip": "-   "}
 
 @click.command()
 @output_option
-@socket_option
-@config_option
+@daemon_options
 @click.pass_obj
 def check(session: Session, format_: Format) -> None:
     """Is everything in place? Works with and without a daemon.

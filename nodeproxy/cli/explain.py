@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nodeproxy.cli.output import Column, Format, cell, document, output_option, pairs, table
-from nodeproxy.cli.session import Failure, Session, socket_option
+from nodeproxy.cli.session import Failure, Session, daemon_options
 
 if TYPE_CHECKING:
     from nodeproxy.admin.views import CandidateView, ExplainView, SettingView
@@ -56,7 +56,7 @@ _SETTINGS: list[Column[SettingView]] = [
     help="IP address of the client: a pod's, or another host's [default: a process of this node].",
 )
 @output_option
-@socket_option
+@daemon_options
 @click.pass_obj
 def explain(
     session: Session, method: str, url: str, headers: tuple[str, ...], source: str, format_: Format
@@ -93,10 +93,12 @@ def _story(view: ExplainView) -> None:
     for name, value in query.headers:
         click.echo(f"  {cell(name)}: {cell(value)}")
     click.echo(f"=> {cell(view.summary)}")
-    stages = [s for s in _TITLES if any(step.stage == s for step in view.steps)]
+    # The outcome often says the summary again.
+    steps = [step for step in view.steps if step.what != view.summary or step.why]
+    stages = [s for s in _TITLES if any(step.stage == s for step in steps)]
     for stage in [*stages, *(["balance"] if view.candidates and "balance" not in stages else [])]:
         click.echo(f"\n{_TITLES[stage]}")
-        for step in view.steps:
+        for step in steps:
             if step.stage == stage:
                 click.echo(f"  {'match' if step.matched else 'miss '}  {cell(step.what)}")
                 _wrapped(step.why, "         ")

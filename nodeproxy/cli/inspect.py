@@ -19,7 +19,7 @@ from nodeproxy.cli.output import (
     table,
 )
 from nodeproxy.cli.services import service_argument, with_suggestion
-from nodeproxy.cli.session import Session, socket_option
+from nodeproxy.cli.session import Session, daemon_options
 
 if TYPE_CHECKING:
     from nodeproxy.admin.views import (
@@ -38,7 +38,7 @@ __all__ = ["endpoints", "metrics", "registries", "routes", "services", "status"]
 
 @click.command()
 @output_option
-@socket_option
+@daemon_options
 @click.pass_obj
 def status(session: Session, format_: Format) -> None:
     """The daemon on one page. Ends with 1 if it is not ready."""
@@ -54,7 +54,7 @@ def status(session: Session, format_: Format) -> None:
 
 @click.command()
 @output_option
-@socket_option
+@daemon_options
 @click.pass_obj
 def services(session: Session, format_: Format) -> None:
     """The services that the registries know."""
@@ -73,7 +73,7 @@ def services(session: Session, format_: Format) -> None:
 @click.command()
 @service_argument
 @output_option
-@socket_option
+@daemon_options
 @click.pass_obj
 def endpoints(session: Session, service: str, format_: Format) -> None:
     """The endpoints of SERVICE or of all services, and why each one is in or out."""
@@ -99,7 +99,7 @@ def endpoints(session: Session, service: str, format_: Format) -> None:
 @click.command()
 @service_argument
 @output_option
-@socket_option
+@daemon_options
 @click.pass_obj
 def routes(session: Session, service: str, format_: Format) -> None:
     """Which address leads to which service."""
@@ -119,7 +119,7 @@ def routes(session: Session, service: str, format_: Format) -> None:
 
 @click.command()
 @output_option
-@socket_option
+@daemon_options
 @click.pass_obj
 def registries(session: Session, format_: Format) -> None:
     """The registries: state, age and problems."""
@@ -132,7 +132,7 @@ def registries(session: Session, format_: Format) -> None:
 
 
 @click.command()
-@socket_option
+@daemon_options
 @click.pass_obj
 def metrics(session: Session) -> None:
     """The metrics in the Prometheus text format."""

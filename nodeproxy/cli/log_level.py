@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import click
 
-from nodeproxy.cli.session import Session, socket_option
+from nodeproxy.cli.session import Session, daemon_options
 
 __all__ = ["log_level"]
 
 
 @click.command("log-level")
 @click.argument("level", required=False, type=click.Choice(["debug", "info", "warning", "error"]))
-@socket_option
+@daemon_options
 @click.pass_obj
 def log_level(session: Session, level: str | None) -> None:
     """Show the daemon's log level, or change it until the daemon restarts."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from nodeproxy.cli.session import Session, config_option, socket_option
+from nodeproxy.cli.session import Session, daemon_options
 
 __all__ = ["COMMANDS", "cli", "main"]
 
@@ -80,8 +80,7 @@ def _version(context: click.Context, parameter: click.Parameter, value: bool) ->
     callback=_version,
     help="Print the version.",
 )
-@socket_option
-@config_option
+@daemon_options
 @click.pass_context
 def cli(context: click.Context) -> None:
     """A service mesh in one process per node.

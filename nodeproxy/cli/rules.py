@@ -12,7 +12,7 @@ import click
 
 from nodeproxy.cli.inspect import interception_text
 from nodeproxy.cli.output import Column, Format, cell, document, number, output_option, table
-from nodeproxy.cli.session import Failure, Session, config_option, socket_option
+from nodeproxy.cli.session import Failure, Session, daemon_options
 
 if TYPE_CHECKING:
     from nodeproxy.admin.views import DriftView, VerifyView
@@ -36,8 +36,7 @@ def rules() -> None:
 
 @rules.command()
 @output_option
-@socket_option
-@config_option
+@daemon_options
 @click.pass_obj
 def show(session: Session, format_: Format) -> None:
     """The rules, sets, addresses and routes of nodeproxy that are in the kernel."""
@@ -58,8 +57,7 @@ def show(session: Session, format_: Format) -> None:
 
 @rules.command()
 @output_option
-@socket_option
-@config_option
+@daemon_options
 @click.pass_obj
 def verify(session: Session, format_: Format) -> None:
     """Compare the kernel's state with what it should be. Ends with 1 if it differs."""
@@ -75,8 +73,7 @@ def verify(session: Session, format_: Format) -> None:
 
 @rules.command()
 @output_option
-@socket_option
-@config_option
+@daemon_options
 @click.pass_obj
 def repair(session: Session, format_: Format) -> None:
     """Put right what is different. After `rules remove` it brings interception back.
@@ -101,8 +98,7 @@ def repair(session: Session, format_: Format) -> None:
     help="Needed while the daemon runs: it stays up, but sees no intercepted traffic until "
     "`rules repair` or a restart.",
 )
-@socket_option
-@config_option
+@daemon_options
 @click.pass_obj
 def remove(session: Session, stop_intercepting: bool) -> None:
     """Remove everything of nodeproxy from the kernel. A second run is harmless."""

@@ -26,6 +26,6 @@ def run(session: Session) -> None:
         for problem in problems:
             click.echo(problem, err=True)
         raise Failure(f"{config.path}: the registries are configured wrongly", exit_code=2)
-    from nodeproxy import daemon
+    from nodeproxy.daemon import run as run_daemon
 
-    raise SystemExit(daemon.run(config))
+    raise SystemExit(run_daemon(config))

@@ -23,7 +23,7 @@ __all__ = [
     "Failure",
     "Session",
     "config_option",
-    "socket_option",
+    "daemon_options",
 ]
 
 DEFAULT_CONFIG = "/etc/nodeproxy/nodeproxy.yaml"
@@ -104,8 +104,8 @@ class Session:
         return self.load()
 
 
-def socket_option(function: F) -> F:
-    """``--socket``: the daemon to ask."""
+def daemon_options(function: F) -> F:
+    """``--socket`` and ``--config``: the daemon to ask, by its socket or its configuration."""
     return click.option(
         "--socket",
         envvar="NODEPROXY_SOCKET",
@@ -114,7 +114,7 @@ def socket_option(function: F) -> F:
         expose_value=False,
         callback=_remember("socket"),
         help=f"The daemon's admin socket [NODEPROXY_SOCKET; default: {DEFAULT_SOCKET}].",
-    )(function)
+    )(config_option(function))
 
 
 def config_option(function: F) -> F:

@@ -25,7 +25,7 @@ def validate(paths: tuple[str, ...], format_: Format) -> None:
     reports = []
     for path in paths:
         try:
-            reports.append(validate_path(path))
+            reports += validate_path(path)
         except OSError as exc:
             raise Failure(f"cannot read {path}: {exc.strerror or exc}", exit_code=2) from exc
     if format_ != "table":
@@ -37,7 +37,8 @@ def validate(paths: tuple[str, ...], format_: Format) -> None:
             for warning in report.warnings:
                 click.echo(f"{cell(str(warning))} (warning)")
             counts = f"{number(report.services)} services, {number(report.endpoints)} endpoints"
-            verdict = "ok" if report.ok else f"{len(report.problems)} problems"
+            count = len(report.problems)
+            verdict = "ok" if report.ok else f"{count} problem{'s' if count > 1 else ''}"
             click.echo(f"{report.path}: {report.kind}: {verdict} ({counts})")
     if not all(report.ok for report in reports):
         raise SystemExit(1)

@@ -22,6 +22,7 @@ from registry.model import Service
 __all__ = ["Report", "config_report", "read_once", "services_report", "validate_path"]
 
 _PATIENCE = 30.0
+_SUFFIXES = frozenset({".yaml", ".yml", ".json"})
 _OF_SERVICES = frozenset({"services", "apiVersion", "kind", "items", "targets"})
 
 
@@ -39,17 +40,26 @@ class Report(msgspec.Struct, frozen=True):
     endpoints: int = 0
 
 
-def validate_path(path: str) -> Report:
-    """A configuration with the files that it names, a file of services, or a folder of these.
+def validate_path(path: str) -> list[Report]:
+    """A configuration with the files that it names, a file of services, or a folder.
     Raises OSError."""
     if Path(path).is_dir():
-        return services_report(path)
+        # A folder of services is read as one, as the daemon does; where configurations lie
+        # beside them, each file is looked at for itself.
+        files = [str(f) for f in sorted(Path(path).iterdir()) if f.suffix in _SUFFIXES]
+        if not any(_kind(file) == "configuration" for file in files):
+            return [services_report(path)]
+        return [report for file in files for report in validate_path(file)]
+    return [config_report(path) if _kind(path) == "configuration" else services_report(path)]
+
+
+def _kind(path: str) -> str:
     text = Path(path).read_bytes().decode("utf-8", "replace")
     try:
         documents = strict.parse(text, path)
-    except strict.DocumentError as exc:
-        return Report(path, "file", False, tuple(exc.problems))
-    return config_report(path) if _is_config(documents) else services_report(path)
+    except strict.DocumentError:
+        return "services"  # whose reader finds the same
+    return "configuration" if _is_config(documents) else "services"
 
 
 def _is_config(documents: list[strict.Document]) -> bool:
@@ -156,8 +166,8 @@ def _unserved(config: Config, services: dict[str, Service]) -> list[Problem]:
     """Listeners for services that no file has. Another registry may know them: a warning."""
     found = []
     for i, listener in enumerate(config.listeners):
-        source, _, line = config.origin("listeners").rpartition(":")
         field = f"listeners[{i}]"
+        source, _, line = config.origin(field).rpartition(":")
         service = services.get(str(listener.service))
         if service is None:
             if all(entry.kind == "file" for entry in config.registries):

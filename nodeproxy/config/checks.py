@@ -7,6 +7,7 @@ from typing import Any
 
 from nodeproxy.config.tree import File, Telemetry
 from registry.base import Problem
+from registry.yamltext import Path, path_text
 
 __all__ = ["Check"]
 
@@ -118,12 +119,16 @@ class Check:
             return []
         found = []
 
-        def walk(value: object, path: tuple[str, ...]) -> None:
-            if not isinstance(value, dict) or path == ("registries",):
-                return
-            for key, part in value.items():
-                found.append((".".join((*path, key)), self.place(*path, key)))
-                walk(part, (*path, key))
+        def walk(value: object, path: Path) -> None:
+            parts: list[tuple[str | int, object]] = []
+            if isinstance(value, dict):
+                parts = list(value.items())
+            elif isinstance(value, list):
+                parts = list(enumerate(value))
+            for key, part in parts:
+                here = (*path, key)
+                found.append((path_text(here), self.place(*here)))
+                walk(part, here)
 
         walk(self.document.value, ())
         return found

@@ -226,7 +226,8 @@ class Config(File, frozen=True):
     """Absolute folder of the file: relative paths start here."""
     warnings: tuple[Problem, ...] = ()
     origins: dict[str, str] = {}
-    """``traffic.connect_timeout`` -> ``nodeproxy.yaml:14``, for each key that the file sets."""
+    """``traffic.connect_timeout`` -> ``nodeproxy.yaml:14``, for each key that the file sets and
+    each element of its lists (``listeners[0]``)."""
 
     def origin(self, field: str) -> str:
         """Where a setting comes from: ``nodeproxy.yaml:14``, or ``default``."""
