@@ -23,7 +23,6 @@ def interception_settings(config: Config) -> InterceptionSettings:
     given = config.interception
     return InterceptionSettings(
         outbound_port=given.outbound_port,
-        inbound_port=given.inbound_port,
         mark=given.mark,
         mask=given.mask,
         vip_cidrs=tuple(str(cidr) for cidr in given.vip_cidrs),

@@ -168,9 +168,8 @@ def ports(config: Config) -> Check:
         metrics = config.telemetry.metrics
         wanted["telemetry.metrics"] = (metrics.host, metrics.port)
     if config.interception.mode == "iptables":
-        for field in ("outbound_port", "inbound_port"):
-            port = getattr(config.interception, field)
-            wanted[f"interception.{field}"] = ("169.254.171.1", port)
+        port = config.interception.outbound_port
+        wanted["interception.outbound_port"] = ("169.254.171.1", port)
     taken = []
     for field, (host, port) in wanted.items():
         if why := _unbindable(host, port):

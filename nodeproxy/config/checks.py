@@ -12,6 +12,17 @@ from registry.yamltext import Path, path_text
 __all__ = ["Check"]
 
 
+_TIMEOUTS = (
+    "connect_timeout",
+    "tcp_idle_timeout",
+    "keep_alive_timeout",
+    "pool_idle_timeout",
+    "header_timeout",
+    "body_timeout",
+    "response_body_timeout",
+)
+
+
 class Check:
     """What one value alone can't show: settings that contradict each other."""
 
@@ -28,8 +39,9 @@ class Check:
         self.telemetry(file.telemetry)
         if file.traffic.outlier.max_ejection < file.traffic.outlier.base_ejection:
             self.bad("is shorter than base_ejection", "traffic", "outlier", "max_ejection")
-        if not file.traffic.connect_timeout:
-            self.bad("needs to be more than 0", "traffic", "connect_timeout")
+        for name in _TIMEOUTS:
+            if not getattr(file.traffic, name):
+                self.bad("needs to be more than 0", "traffic", name)
 
     def bad(self, message: str, *path: str | int) -> None:
         self.problems.append(self._problem(message, path))
@@ -53,9 +65,9 @@ class Check:
             taken[metrics.host, metrics.port] = "telemetry.metrics"
         if file.interception.mode == "iptables":
             # The intercepted listeners have link-local addresses: only a wildcard can collide.
-            for name in ("outbound_port", "inbound_port"):
-                port = getattr(file.interception, name)
-                taken["169.254.171.1", port] = taken["fd0d:4e50::1", port] = f"interception.{name}"
+            port = file.interception.outbound_port
+            for host in ("169.254.171.1", "fd0d:4e50::1"):
+                taken[host, port] = "interception.outbound_port"
         for i, listener in enumerate(file.listeners):
             host, port = listener.bind.host, listener.bind.port
             for (other_host, other_port), user in taken.items():
@@ -71,8 +83,9 @@ class Check:
             self.bad("needs to be whole seconds, from 1s to 60s", "interception", "expiry")
         if settings.mark & ~settings.mask:
             self.bad("has bits outside of interception.mask", "interception", "mark")
-        if settings.outbound_port == settings.inbound_port:
-            self.bad("is the outbound port too", "interception", "inbound_port")
+        if settings.outbound_port in (15006, 15009):
+            message = f"{settings.outbound_port} is used by nodeproxy's own rules"
+            self.bad(message, "interception", "outbound_port")
         for i, cidr in enumerate(settings.vip_cidrs):
             for j, other in enumerate(settings.vip_cidrs[:i]):
                 one, two = ipaddress.ip_network(cidr), ipaddress.ip_network(other)

@@ -43,10 +43,8 @@ class Node(_Section, frozen=True):
 
     name: str = ""
     """Name of the node, as registries write it; empty: the host name."""
-    region: str = ""
-    """Region of the node, for locality."""
     zone: str = ""
-    """Zone of the node, for locality."""
+    """Zone of the node, as registries write it."""
 
 
 class Interception(_Section, frozen=True):
@@ -72,9 +70,7 @@ class Interception(_Section, frozen=True):
     """The dead-man's switch: after this time without a heartbeat the kernel stops handing
     traffic to the proxy. Whole seconds."""
     outbound_port: PortNumber = 15001
-    """Port of the listener for intercepted outbound connections."""
-    inbound_port: PortNumber = 15006
-    """Port of the listener for intercepted inbound connections."""
+    """Port of the listener for intercepted connections."""
     mark: Mark = 0x4E500000
     """Firewall mark of the proxy's own packets, within ``mask``."""
     mask: Mark = 0xFFFF0000
@@ -123,7 +119,7 @@ class Traffic(_Section, frozen=True):
     """How long to wait for a client's first bytes when the port's protocol is not declared;
     after that the connection is relayed as TCP (the server speaks first)."""
     tcp_idle_timeout: Duration = Duration("1h")
-    """A relayed connection without a byte in either direction is closed; 0: never."""
+    """A relayed connection without a byte in either direction is closed."""
     keep_alive_timeout: Duration = Duration("75s")
     """An HTTP client's connection without a request is closed."""
     pool_idle_timeout: Duration = Duration("60s")
@@ -143,11 +139,11 @@ class Traffic(_Section, frozen=True):
     idle_connections: Annotated[int, Meta(ge=0)] = 64
     """Idle connections that are kept for one endpoint."""
     max_head: Annotated[int, Meta(ge=4096, le=1048576)] = 65536
-    """Bytes of a request's or response's head."""
+    """Bytes of a request's head; a longer one is refused with 431."""
     outlier: Outlier = Outlier()
     """Ejection of endpoints that fail."""
     via: bool = True
-    """Add a Via field to forwarded messages."""
+    """Add ``Via: 1.1 nodeproxy`` to requests."""
 
 
 class AccessLog(_Section, frozen=True):

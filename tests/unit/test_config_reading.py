@@ -139,7 +139,8 @@ traffic: {connect_timeout: 1.5s}
         ("interception: {expiry: 1500ms}", "interception.expiry: needs to be whole seconds"),
         ("interception: {expiry: 0s}", "interception.expiry: needs to be whole seconds"),
         ("interception: {mark: 1}", "interception.mark: has bits outside of interception.mask"),
-        ("interception: {inbound_port: 15001}", "interception.inbound_port: is the outbound port"),
+        ("traffic: {tcp_idle_timeout: 0s}", "traffic.tcp_idle_timeout: needs to be more than 0"),
+        ("interception: {outbound_port: 15009}", "15009 is used by nodeproxy's own rules"),
         ("interception: {outbound_port: 70000}", "interception.outbound_port: "),
         ("listeners: [{bind: '::1:80', service: a, port: 1}]", "goes in brackets: [::1]:80"),
         ("listeners: [{bind: '[127.0.0.1]:80', service: a, port: 1}]", "only IPv6 addresses"),
@@ -209,8 +210,8 @@ def test_files_are_read_or_refused(tmp_path: Path) -> None:
 
 @given(st.from_regex(r"([0-9]{1,5}(h|m|s|ms)){1,4}", fullmatch=True))
 def test_every_gateway_api_duration_is_read(text: str) -> None:
-    config = parse(f"traffic: {{tcp_idle_timeout: {text}}}", "np.yaml")
-    assert config.traffic.tcp_idle_timeout == Duration(text)
+    config = parse(f"traffic: {{response_timeout: {text}}}", "np.yaml")
+    assert config.traffic.response_timeout == Duration(text)
 
 
 @given(st.text(max_size=200))
