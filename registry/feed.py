@@ -110,6 +110,11 @@ class Feed:
     def busy(self) -> bool:
         return bool(self._order)
 
+    @property
+    def backlog(self) -> int:
+        """Services that wait to be taken."""
+        return len(self._order)
+
     def take(self, budget: int) -> tuple[list[Service], list[str]]:
         """Upserts and removals that come to about ``budget`` units of work (one for each
         service and each endpoint); at least one if there is any."""

@@ -27,6 +27,7 @@ import trio
 from registry import store
 from registry.backoff import Backoff
 from registry.base import Backend, Context, Problem, RegistryError
+from registry.bulk import bulk
 from registry.catalog import Catalog, Change, Merger
 from registry.feed import Feed
 from registry.plugins import Spec, SpecError, Supervision, check, make
@@ -37,6 +38,8 @@ __all__ = ["Registries", "RegistryStatus", "Spec", "SpecError", "State", "Superv
 SLICE: Final = 512
 """Units of work (one for each service and endpoint) between two checkpoints. Measured at 2 to
 4 microseconds a unit with everything that follows; tests/bench/registry_scale.py."""
+BULK: Final = 1000
+"""Services waiting to be applied from which on it is a load, not a change."""
 SAVE_INTERVAL: Final = 10.0
 """Seconds at least between two saves of one registry; longer where a save takes long."""
 SAVE_SHARE: Final = 50
@@ -188,7 +191,11 @@ class Registries:
         while True:
             await self._work.wait()
             self._work = trio.Event()
-            await self._drain()
+            if sum(member.feed.backlog for member in self._members) > BULK:
+                with bulk():
+                    await self._drain()
+            else:
+                await self._drain()
 
     async def _drain(self) -> None:
         while any(member.feed.busy for member in self._members):
@@ -274,7 +281,8 @@ class Registries:
             self._log.info(
                 "saved state in use", registry=name, services=len(saved.services), age=round(age)
             )
-        await self._drain()
+        with bulk():
+            await self._drain()
         for member in self._members:
             member.dirty = False
             if member.from_disk:

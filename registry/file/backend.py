@@ -16,6 +16,7 @@ import msgspec
 import trio
 
 from registry.base import Context, Problem, RegistryError, Sink
+from registry.bulk import bulk
 from registry.file import loader, wire
 from registry.file.fragment import Fragment, join
 from registry.file.inotify import Watcher
@@ -68,8 +69,8 @@ class FileBackend:
     def __init__(self, options: Options, context: Context) -> None:
         self.path = os.path.abspath(os.path.join(context.base_dir, options.path))
         self._files: dict[str, _File] = {}
-        self._holders: dict[str, dict[str, None]] = {}
-        """For each service the files that speak of it."""
+        self._holders: dict[str, tuple[str, ...]] = {}
+        """For each service the files that speak of it, sorted."""
         self._told = ""
         """The trouble of which the supervisor knows."""
         self.parsed = 0
@@ -93,11 +94,8 @@ class FileBackend:
                 self._report(sink, watcher)
                 upserts, removals = await self._joined(changed, published)
                 self._keep(sink)
-                if first and not trouble:
-                    sink.replace(published.values())
-                else:
-                    self._publish(sink, upserts, removals, bool(published))
-                first = first and bool(trouble)
+                await self._publish(sink, upserts, removals, bool(published))
+                first = False
                 if not trouble:
                     self._told = ""
                     sink.synced()
@@ -140,7 +138,11 @@ class FileBackend:
         for path in [p for p in self._files if p not in here]:
             self._forget(path, changed)
         stale = [f for f in found.files if self._is_stale(f)]
-        if stale:
+        new = sum(f.size for f in stale if f.path not in self._files)
+        if new > loader.SMALL:
+            with bulk():
+                await self._read(stale, changed)
+        elif stale:
             await self._read(stale, changed)
         return changed
 
@@ -171,8 +173,10 @@ class FileBackend:
                         )
                         left -= 1
                     if not left:
-                        self._accept(current, head, parts, changed)
-                        bite += 1 + len(parts) // 16
+                        # As a whole or not at all, even if we are cancelled meanwhile.
+                        with trio.CancelScope(shield=True):
+                            await self._accept(current, head, parts, changed)
+                        bite += 1
                     if bite >= BITE:
                         bite = 0
                         await trio.lowlevel.checkpoint()
@@ -189,7 +193,7 @@ class FileBackend:
         parts[part.name] = (part.digest, fragment)
         return 1 + len(fragment.service.endpoints)
 
-    def _accept(
+    async def _accept(
         self,
         found: Found,
         head: wire.Head,
@@ -218,10 +222,16 @@ class FileBackend:
             if name not in parts and (head.partial or emptied or name in head.unreadable):
                 parts[name] = known
         file.unreadable = head.unreadable
+        work = 0
         for name, part in parts.items():
             if file.services.get(name) is not part:
-                self._holders.setdefault(name, {})[found.path] = None
                 changed[name] = None
+                holders = self._holders.get(name, ())
+                if found.path not in holders:
+                    self._holders[name] = tuple(sorted((*holders, found.path)))
+                work += 1
+                if work % 1000 == 0:
+                    await trio.lowlevel.checkpoint()
         for name in file.services:
             if name not in parts:
                 self._drop(name, found.path, changed)
@@ -232,9 +242,10 @@ class FileBackend:
             self._drop(name, path, changed)
 
     def _drop(self, name: str, path: str, changed: dict[str, None]) -> None:
-        holders = self._holders[name]
-        del holders[path]
-        if not holders:
+        holders = tuple(p for p in self._holders[name] if p != path)
+        if holders:
+            self._holders[name] = holders
+        else:
             del self._holders[name]
         changed[name] = None
 
@@ -256,7 +267,7 @@ class FileBackend:
                 removals.append(name)
                 bite += 1
             else:
-                service = join([self._files[path].services[name][1] for path in sorted(holders)])
+                service = join([self._files[path].services[name][1] for path in holders])
                 if service != before:
                     published[name] = service
                     upserts.append(service)
@@ -270,7 +281,7 @@ class FileBackend:
         names = {n for file in self._files.values() for n in file.unreadable}
         sink.keep(n for n in names if n not in self._holders)
 
-    def _publish(
+    async def _publish(
         self, sink: Sink, upserts: list[Service], removals: list[str], any_left: bool
     ) -> None:
         if removals and not any_left:
@@ -279,8 +290,9 @@ class FileBackend:
             return
         if removals:
             sink.remove(removals)
-        if upserts:
-            sink.upsert(upserts)
+        for at in range(0, len(upserts), 1000):
+            sink.upsert(upserts[at : at + 1000])
+            await trio.lowlevel.checkpoint()
 
     def _trouble(self, found: Scan) -> str:
         """Why what we know may not be all there is; empty if it is."""
