@@ -38,17 +38,17 @@ WINDOW: Final = max(LINE_BYTES, TRAILER_LINE_BYTES) + 1
 _Matcher = Callable[[bytes], "re.Match[bytes] | None"]
 
 _QUOTED = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*+"'
-_EXTENSIONS = rb"((?:;%b++(?:=(?:%b++|%b))?+)*+)" % (TOKEN, TOKEN, _QUOTED)
+_EXTENSIONS = rb"((?>(?:;%b++(?>(?:=(?:%b++|%b))?))*))" % (TOKEN, TOKEN, _QUOTED)
 _SIZE = rb"([0-9A-Fa-f]{1,16}+)" + _EXTENSIONS + rb"\r\n"
-_PARTIAL = rb"(?:[0-9A-Fa-f]{1,16}+(?:;%b*+)?+\r?+)?+" % VALUE
+_PARTIAL = rb"(?>(?:[0-9A-Fa-f]{1,16}+(?>(?:;%b*+)?)\r?+)?)" % VALUE
 
 # The CRLF after a chunk's data is read together with the next size.
 _first = re.compile(_SIZE).match
 _next = re.compile(rb"\r\n" + _SIZE).match
 _partial_first = re.compile(_PARTIAL).fullmatch
-_partial_next = re.compile(rb"(?:\r(?:\n%b)?+)?+" % _PARTIAL).fullmatch
-_trailer = re.compile(rb"(?:(%b++):%b*+)?+\r\n" % (TOKEN, VALUE)).match
-_partial_trailer = re.compile(rb"(?:%b|%b++)?+\r?+" % (FIELD, TOKEN)).fullmatch
+_partial_next = re.compile(rb"(?>(?:\r(?>(?:\n%b)?))?)" % _PARTIAL).fullmatch
+_trailer = re.compile(rb"(?>(?:(%b++):%b*+)?)\r\n" % (TOKEN, VALUE)).match
+_partial_trailer = re.compile(rb"(?>(?:%b|%b++)?)\r?+" % (FIELD, TOKEN)).fullmatch
 
 _FORBIDDEN: Final = frozenset(
     b"connection content-encoding content-length content-type host te trailer transfer-encoding "

@@ -51,9 +51,14 @@ VALUE: Final = rb"[ -~\t\x80-\xff]"  # field-vchar, obs-text, SP and HTAB; no ot
 FIELD: Final = TOKEN + rb"++:" + VALUE + rb"*+"
 
 
+# A possessive group, `(?:...)*+`, is written as the atomic `(?>(?:...)*)`: before Python 3.11.5 a
+# possessive group that fails within a repetition leaves the wrong position behind
+# (CPython issue 106052), and Debian 12 ships 3.11.2. Single characters are not concerned.
+
+
 def request(target: int, fields: int) -> bytes:
     """Groups: method, target, minor version, field lines. One empty line may come first."""
-    return rb"(?:\r\n)?+(%b{1,%d}+) (%b{1,%d}+) HTTP/1\.([01])\r\n((?:%b\r\n){0,%d}+)\r\n" % (
+    return rb"(?>(?:\r\n)?)(%b{1,%d}+) (%b{1,%d}+) HTTP/1\.([01])\r\n((?>(?:%b\r\n){0,%d}))\r\n" % (
         TOKEN,
         METHOD_BYTES,
         TARGET,
@@ -65,7 +70,7 @@ def request(target: int, fields: int) -> bytes:
 
 def response(fields: int) -> bytes:
     """Groups: minor version, status, reason phrase with its space (or None), field lines."""
-    return rb"HTTP/1\.([01]) ([1-9][0-9][0-9])( %b*+)?+\r\n((?:%b\r\n){0,%d}+)\r\n" % (
+    return rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?>( %b*+)?)\r\n((?>(?:%b\r\n){0,%d}))\r\n" % (
         VALUE,
         FIELD,
         fields,
@@ -76,23 +81,27 @@ def _growing(literal: bytes) -> bytes:
     """An expression for every prefix of ``literal``, the empty one included."""
     expression = b""
     for byte in reversed(literal):
-        expression = b"(?:%b%b)?+" % (re.escape(bytes([byte])), expression)
+        expression = b"(?>(?:%b%b)?)" % (re.escape(bytes([byte])), expression)
     return expression
 
 
-_PARTIAL_FIELDS: Final = rb"(?:%b\r\n)*+(?:%b++(?::%b*+\r?+)?+|\r)?+" % (FIELD, TOKEN, VALUE)
+_PARTIAL_FIELDS: Final = rb"(?>(?:%b\r\n)*)(?>(?:%b++(?>(?::%b*+\r?+)?)|\r)?)" % (
+    FIELD,
+    TOKEN,
+    VALUE,
+)
 
 PARTIAL_REQUEST: Final = re.compile(
-    rb"\r|(?:\r\n)?+(?:%b{1,%d}+(?: (?:%b++"
-    rb"(?: (?:HTTP/1\.[01]\r\n%b|HTTP/1\.[01]\r?+|%b))?+)?+)?+)?+"
+    rb"\r|(?>(?:\r\n)?)(?>(?:%b{1,%d}+(?>(?: (?>(?:%b++"
+    rb"(?>(?: (?:HTTP/1\.[01]\r\n%b|HTTP/1\.[01]\r?+|%b))?))?))?))?)"
     % (TOKEN, METHOD_BYTES, TARGET, _PARTIAL_FIELDS, _growing(b"HTTP/1."))
 ).fullmatch
 """Whether more bytes could still make these a request's head."""
 
 PARTIAL_RESPONSE: Final = re.compile(
-    rb"HTTP/1\.[01] [1-9][0-9][0-9](?: %b*+)?+\r\n%b"
-    rb"|HTTP/1\.[01] [1-9][0-9][0-9](?: %b*+)?+\r?+"
-    rb"|HTTP/1\.[01](?: (?:[1-9][0-9]?+)?+)?+|%b"
+    rb"HTTP/1\.[01] [1-9][0-9][0-9](?>(?: %b*+)?)\r\n%b"
+    rb"|HTTP/1\.[01] [1-9][0-9][0-9](?>(?: %b*+)?)\r?+"
+    rb"|HTTP/1\.[01](?>(?: (?>(?:[1-9][0-9]?+)?))?)|%b"
     % (VALUE, _PARTIAL_FIELDS, VALUE, _growing(b"HTTP/1."))
 ).fullmatch
 

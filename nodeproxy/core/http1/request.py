@@ -240,7 +240,8 @@ def _other_form(method: bytes, target: bytes) -> tuple[bytes, bytes]:
 
 
 _AUTHORITY = re.compile(
-    rb"(?:\[([0-9A-Fa-f:.]{2,45})\]|(?:[A-Za-z0-9\-._~!$&'()*+;=]|%[0-9A-Fa-f]{2})++)(?::([0-9]{0,5}))?+"
+    rb"(?:\[([0-9A-Fa-f:.]{2,45})\]|(?>(?:[A-Za-z0-9\-._~!$&'()*+;=]|%[0-9A-Fa-f]{2})+))"
+    rb"(?>(?::([0-9]{0,5}))?)"
 ).fullmatch
 
 
