@@ -6,8 +6,10 @@ and refuse if they are in both, unless the operator has named one.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
+
+import trio
 
 from iptables.errors import (
     CommandError,
@@ -25,6 +27,7 @@ from iptables.settings import Settings
 Name = Literal["nft", "legacy"]
 FOREIGN = ("KUBE-", "DOCKER", "CNI-", "cali-", "CILIUM_", "FLANNEL-")
 LOCK_SECONDS = "5"
+_LARGE = 200_000  # characters; beyond, reading takes longer than the loop may stand still
 
 
 @dataclass(frozen=True)
@@ -35,9 +38,12 @@ class Backend:
     save: Mapping[Family, str]
     restore: Mapping[Family, str]
 
-    async def read(self, host: Host, family: Family, table: str | None = None) -> Ruleset:
-        arguments = ("-t", table) if table else ()
-        return parse_save(await host.run(self.save[family], *arguments))
+    async def read(self, host: Host, family: Family) -> Ruleset:
+        """All tables; one that nobody has touched is empty."""
+        text = await host.run(self.save[family])
+        if len(text) < _LARGE:
+            return parse_save(text)
+        return await trio.to_thread.run_sync(parse_save, text)
 
     async def write(self, host: Host, family: Family, text: str) -> None:
         """One transaction; nothing has changed if it raises."""
@@ -52,7 +58,7 @@ class Detected:
     other: Backend | None
     why: str
     kube_proxy: bool
-    foreign: Mapping[Name, tuple[str, ...]] = field(default_factory=dict)
+    seen: Ruleset  # the IPv4 tables of the backend
 
 
 async def detect(host: Host, settings: Settings) -> Detected:
@@ -76,8 +82,9 @@ async def detect(host: Host, settings: Settings) -> Detected:
     if name not in installed:
         raise ProgramMissingError(f"iptables-{name}")
     others = [backend for key, backend in installed.items() if key != name and key in seen]
-    kube_proxy = name in seen and "KUBE-SERVICES" in seen[name].chains("nat")
-    return Detected(installed[name], others[0] if others else None, why, kube_proxy, found)
+    rules = seen.get(name, Ruleset())
+    kube_proxy = "KUBE-SERVICES" in rules.chains("nat")
+    return Detected(installed[name], others[0] if others else None, why, kube_proxy, rules)
 
 
 def choose(wanted: str, foreign: Mapping[Name, tuple[str, ...]], default: Name) -> tuple[Name, str]:
@@ -129,7 +136,7 @@ async def ipv6_usable(host: Host, settings: Settings, backend: Backend) -> bool:
         return False
     reason = ""
     try:
-        await backend.read(host, 6, "nat")
+        await backend.read(host, 6)
         code, out, _ = await host.attempt("cat", "/proc/sys/net/ipv6/conf/lo/disable_ipv6")
         if code != 0 or out.strip() != "0":
             reason = "net.ipv6.conf.lo.disable_ipv6 is not 0"

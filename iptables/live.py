@@ -5,25 +5,18 @@ import re
 from collections.abc import Mapping, Sequence
 
 from iptables import names
-from iptables.detect import Backend
-from iptables.drift import Drift, compare
+from iptables.drift import Drift
 from iptables.host import Host
 from iptables.kernel_path import Key
 from iptables.names import Family
 from iptables.netlink import Links
-from iptables.rules import rules
-from iptables.saved import Ruleset, Sets, parse_save, parse_sets
+from iptables.saved import Sets, parse_sets
 from iptables.settings import Settings
 
 _SIZE = re.compile(r"^Name: (\S+)$.*?^Number of entries: (\d+)$", re.MULTILINE | re.DOTALL)
 _GOTO = re.compile(r"goto (\S+)")
 _SLOT = re.compile(r" \. (\d+) : (\S+) \. (\d+)")
 TOOL: Mapping[Family, str] = {4: "iptables", 6: "ip6tables"}
-
-
-async def read_rules(host: Host, backend: Backend, family: Family) -> Ruleset:
-    """All tables of a family; one that nobody has touched is empty."""
-    return parse_save(await host.run(backend.save[family]))
 
 
 async def read_sets(host: Host) -> Sets:
@@ -56,13 +49,6 @@ async def _get(host: Host, family: str, table: str, name: str, elements: list[st
     words = f"{{ {', '.join(elements)} }}"
     code, out, _ = await host.attempt("nft", "get", "element", family, table, name, words)
     return out if code == 0 else None
-
-
-async def rules_drift(
-    host: Host, settings: Settings, backend: Backend, family: Family
-) -> list[Drift]:
-    seen = await read_rules(host, backend, family)
-    return list(compare(rules(settings, family), seen, TOOL[family]))
 
 
 async def sets_drift(host: Host, expected: Mapping[str, int | None]) -> list[Drift]:

@@ -19,7 +19,7 @@ import trio
 
 from iptables import live, names
 from iptables.detect import Detected, detect, ipv6_usable, nftables_kube_proxy
-from iptables.drift import Drift, RepairLimit
+from iptables.drift import Drift, RepairLimit, compare
 from iptables.errors import (
     CommandError,
     InterceptionError,
@@ -27,7 +27,7 @@ from iptables.errors import (
     ProgramMissingError,
 )
 from iptables.host import Host, Log, Silent
-from iptables.kernel_path import KernelPath, Key
+from iptables.kernel_path import Key
 from iptables.matches import Packet
 from iptables.names import Family
 from iptables.netlink import Heart, IpSets, Links
@@ -41,6 +41,7 @@ from iptables.watch import RuleEvents
 
 _TRIES = 4
 _DEBOUNCE = 0.05
+_NFTABLES_MODE = "kube-proxy is here (nft table kube-proxy)"
 _LONGEST_CALM = 60.0  # seconds between looks when looking is slow
 
 
@@ -188,8 +189,9 @@ class Interception:
                 await self._look_around()
             found = await self._differences()
             if found:
+                await self._look_around()
                 await self._put_in_place()
-                if self._programmed.complete or self._programmed.frontends:
+                if self._programmed.given:
                     await self._programmed.replace(tuple(self._programmed.frontends.values()))
                 self._repairs += 1
                 self._beat_error = 0
@@ -263,7 +265,7 @@ class Interception:
             if generated:
                 ruleset = parse_save(saved_text(rules(self.settings, family)))
             else:
-                ruleset = await live.read_rules(self._host, self._known().backend, family)
+                ruleset = await self._known().backend.read(self._host, family)
             sets = await live.read_sets(self._host)
             slots = None
             if self._kernel_on or self._host.has("nft"):
@@ -293,11 +295,12 @@ class Interception:
         self._kernel_on, self._kernel_reason = await self._kernel_decision(detected)
         self._families = both(ipv6)
         self._detected = detected
-        frontends = self._programmed.frontends
-        self._programmed = Programmed(self._host, self.settings, self._families)
-        self._programmed.frontends = frontends
-        if self._kernel_on:
-            self._programmed.kernel = {f: KernelPath(self.settings, f) for f in self._families}
+        self._programmed.adopt(self._families, self._kernel_on)
+        if self._kernel_reason == _NFTABLES_MODE:
+            self._log.warning(
+                "kube-proxy runs in nftables mode: which of us sees a packet first depends on"
+                " who was started first; use its iptables mode"
+            )
 
     async def _kernel_decision(self, detected: Detected) -> tuple[bool, str]:
         wanted = self.settings.kernel_path
@@ -310,11 +313,7 @@ class Interception:
         if detected.kube_proxy:
             return False, "kube-proxy is here (chain KUBE-SERVICES)"
         if await nftables_kube_proxy(self._host):
-            self._log.warning(
-                "kube-proxy runs in nftables mode: which of us sees a packet first depends on"
-                " who was started first; its iptables mode is what we are tested with"
-            )
-            return False, "kube-proxy is here (nft table kube-proxy)"
+            return False, _NFTABLES_MODE
         if not self._host.has("nft"):
             return False, "the program nft is missing (package nftables)"
         return True, "no kube-proxy is here"
@@ -339,7 +338,7 @@ class Interception:
         backend = self._known().backend
         expected = rules(self.settings, family)
         for attempt in range(_TRIES):
-            seen = await live.read_rules(self._host, backend, family)
+            seen = await backend.read(self._host, family)
             try:
                 await backend.write(self._host, family, install_text(expected, seen))
                 return
@@ -352,9 +351,20 @@ class Interception:
 
     async def _differences(self) -> tuple[Drift, ...]:
         host, settings = self._host, self.settings
-        found = await live.sets_drift(host, self._programmed.set_sizes())
+        now = await detect(host, settings)
+        backend = self._known().backend
+        found = []
+        if now.backend.name != backend.name:
+            text = f"{now.why}, and our rules are in iptables-{backend.name}"
+            found.append(Drift("backend", f"iptables-{now.backend.name}", text))
+        kernel_on, why = await self._kernel_decision(now)
+        if kernel_on != self._kernel_on:
+            found.append(Drift("kernel-path", "nft", why))
+        found += await live.sets_drift(host, self._programmed.set_sizes())
         for family in self._families:
-            found += await live.rules_drift(host, settings, self._known().backend, family)
+            same = family == 4 and now.backend.name == backend.name
+            seen = now.seen if same else await backend.read(host, family)
+            found += compare(rules(settings, family), seen, live.TOOL[family])
         found += live.links_drift(host, settings, self._families)
         found += await live.kernel_path_drift(host, self._families, self._kernel_on)
         return tuple(found)

@@ -4,6 +4,7 @@
 as much as what changes. Both take the whole way or raise; after a failure `replace` is next.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
@@ -32,32 +33,35 @@ class Programmed:
         self.families = tuple(families)
         self.frontends: dict[Key, Frontend] = {}
         self.kernel: dict[Family, KernelPath] = {}
-        self.complete = False
+        self.given = False  # whether anything was given since the start
+        self.complete = False  # whether the kernel holds all of it, as far as we know
+        self._sizes: Counter[str] = Counter()
+
+    def adopt(self, families: Sequence[Family], kernel_path: bool) -> None:
+        """The machine is (or has become) one with these families and ways; nothing is sent."""
+        if self.families != tuple(families) or bool(self.kernel) != kernel_path:
+            self.families = tuple(families)
+            self.kernel = {f: KernelPath(self._settings, f) for f in families if kernel_path}
+            self.complete = False
 
     def set_sizes(self) -> dict[str, int | None]:
         """The sets that must exist, with their sizes if everything has been given to them."""
-        sizes: dict[str, int | None] = {}
-        for name in self._sets():
-            sizes[name] = 0 if self.complete else None
-        if self.complete:
-            for frontend in self.frontends.values():
-                for name in self._memberships(frontend):
-                    sizes[name] = (sizes[name] or 0) + 1
+        sizes: dict[str, int | None] = {
+            name: self._sizes[name] if self.complete else None for name in self._sets()
+        }
         sizes[names.OUT_LIVE] = None
         if self._settings.inbound:
             sizes[names.IN_LIVE] = None
         return sizes
 
     async def replace(self, frontends: Iterable[Frontend]) -> None:
-        self.complete = False
-        self.frontends = {f.key: f for f in map(normal, frontends) if self._usable(f)}
-        current = tuple(self.frontends.values())
-        if self.kernel:
+        self.complete, self.given = False, True
+        # In a thread: 10,000 services are a second of work.
+        sets_text, kernel_text = await trio.to_thread.run_sync(self._prepare, tuple(frontends))
+        if kernel_text:
             # Before the sets: what the proxy is given must have somewhere to fall.
-            text = await trio.to_thread.run_sync(self._kernel_text, current)
-            await self._host.run("nft", "-f", "-", text=text)
-        text = await trio.to_thread.run_sync(self._sets_text, current)
-        await self._host.run("ipset", "-exist", "restore", text=text)
+            await self._host.run("nft", "-f", "-", text=kernel_text)
+        await self._host.run("ipset", "-exist", "restore", text=sets_text)
         self.complete = True
 
     async def change(
@@ -67,10 +71,12 @@ class Programmed:
         gone = [(canonical(address), port) for address, port in removals]
         come = [f for f in map(normal, upserts) if self._usable(f)]
         if not self.complete or len(gone) + len(come) > MANY:
+            wanted = dict(self.frontends)
             for key in gone:
-                self.frontends.pop(key, None)
-            self.frontends.update((f.key, f) for f in come)
-            await self.replace(tuple(self.frontends.values()))
+                wanted.pop(key, None)
+            wanted.update((f.key, f) for f in come)
+            self.frontends = wanted
+            await self.replace(tuple(wanted.values()))
             return
         self.complete = False
         leave: list[tuple[str, str, int]] = []
@@ -101,6 +107,8 @@ class Programmed:
         for start in range(0, len(enter), _SLICE):
             sets.add(enter[start : start + _SLICE])
             await trio.lowlevel.checkpoint()
+        self._sizes.subtract(entry[0] for entry in leave)
+        self._sizes.update(entry[0] for entry in enter)
         self.complete = True
 
     def _usable(self, frontend: Frontend) -> bool:
@@ -122,23 +130,25 @@ class Programmed:
             return (names.ENFORCED[family], names.VIP[family])
         return (names.VIP[family],)
 
-    def _kernel_text(self, frontends: Sequence[Frontend]) -> str:
-        return "".join(
-            path.replace(f for f in frontends if family_of(f.address) == family)
+    def _prepare(self, frontends: Sequence[Frontend]) -> tuple[str, str]:
+        """Take these as what is to be served; the texts for ipset and nft."""
+        self.frontends = {f.key: f for f in map(normal, frontends) if self._usable(f)}
+        kernel = "".join(
+            path.replace(f for f in self.frontends.values() if family_of(f.address) == family)
             for family, path in self.kernel.items()
         )
-
-    def _sets_text(self, frontends: Sequence[Frontend]) -> str:
         members: Mapping[str, list[Key]] = {name: [] for name in self._sets()}
-        for frontend in frontends:
+        for frontend in self.frontends.values():
             for name in self._memberships(frontend):
                 members[name].append(frontend.key)
-        return "".join(
+        self._sizes = Counter({name: len(keys) for name, keys in members.items()})
+        sets = "".join(
             fill_text(name, family, members[name], _MAXELEM)
             for family in names.FAMILIES
             for name in (names.VIP[family], names.ENFORCED[family])
             if name in members
         )
+        return sets, kernel
 
 
 def normal(frontend: Frontend) -> Frontend:

@@ -19,7 +19,6 @@ from iptables.errors import (
     NotPermittedError,
 )
 from iptables.host import Host
-from iptables.live import read_rules
 from iptables.names import FAMILIES, Family
 from iptables.netlink import IpSets, Links
 from iptables.rules import removal_text
@@ -68,7 +67,7 @@ async def remove_everything(host: Host, settings: Settings) -> tuple[str, ...]:
 async def remove_rules(host: Host, backend: Backend, family: Family) -> bool:
     """Our rules out of one backend and family; whether there were any."""
     try:
-        seen = await read_rules(host, backend, family)
+        seen = await backend.read(host, family)
     except (CommandError, KernelModuleMissingError):
         return False  # a variant that doesn't work here holds nothing
     for attempt in range(_TRIES):
@@ -82,9 +81,9 @@ async def remove_rules(host: Host, backend: Backend, family: Family) -> bool:
             if attempt == _TRIES - 1:
                 raise
             await trio.sleep(0.1 * (attempt + 1))
-            seen = await read_rules(host, backend, family)
+            seen = await backend.read(host, family)
     if backend.name == "nft":
-        await _drop_bare_tables(host, family, await read_rules(host, backend, family))
+        await _drop_bare_tables(host, family, await backend.read(host, family))
     return True
 
 

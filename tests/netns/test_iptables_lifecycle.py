@@ -243,6 +243,39 @@ async def test_foreign_rules_decide_the_backend_and_a_mix_is_refused(make_world:
         await chosen.remove()
 
 
+async def test_we_follow_kube_proxy_when_it_comes_later(make_world: Any):
+    """At boot the agent may be first; where kube-proxy then goes, it must be found."""
+    async with make_world(nodes=1, pods=2) as world:
+        await world.listen_all()
+        interception = world.interception("auto")
+        await interception.install()
+        await interception.sync(world.frontends((1, 2)))
+        assert interception.status().kernel_path
+        came = "legacy" if interception.status().backend == "nft" else "nft"
+        world.lab.run("node1", f"iptables-{came}", "-t", "nat", "-N", "KUBE-SERVICES")
+        assert {drift.kind for drift in await interception.verify()} == {"backend", "kernel-path"}
+        await interception.repair()
+        assert await interception.verify() == ()
+        status = interception.status()
+        assert (status.backend, status.kernel_path) == (came, False)
+        assert "nodeproxy" not in world.lab.run("node1", "nft", "list", "tables")
+        with world.beating(interception):
+            assert (await world.dial("pod1-1", VIP4))[0] == "proxy"
+        world.lab.run("node1", f"iptables-{came}", "-t", "nat", "-X", "KUBE-SERVICES")
+        await interception.repair()
+        assert interception.status().kernel_path
+        interception.release()
+        assert (await world.dial("pod1-1", VIP4))[0] == "pod1-2"
+
+
+async def test_kube_proxy_in_its_nftables_mode(make_world: Any):
+    async with make_world(nodes=1, pods=1) as world:
+        world.lab.run("node1", "nft", "add", "table", "ip", "kube-proxy")
+        interception = world.interception("nft")
+        await interception.install()
+        assert "nft table kube-proxy" in interception.status().kernel_path_reason
+
+
 async def test_errors_name_what_to_do(make_world: Any):
     async with make_world(nodes=1, pods=1) as world:
         world.host.without = {"ipset"}
