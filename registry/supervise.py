@@ -38,7 +38,7 @@ __all__ = ["Registries", "RegistryStatus", "Spec", "SpecError", "State", "Superv
 SLICE: Final = 512
 """Units of work (one for each service and endpoint) between two checkpoints. Measured at 2 to
 4 microseconds a unit with everything that follows; tests/bench/registry_scale.py."""
-BULK: Final = 1000
+BULK: Final = 500
 """Services waiting to be applied from which on it is a load, not a change."""
 SAVE_INTERVAL: Final = 10.0
 """Seconds at least between two saves of one registry; longer where a save takes long."""

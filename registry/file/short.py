@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 import msgspec
@@ -15,7 +16,7 @@ from registry.strict import Document, Path, convert, near
 __all__ = ["read"]
 
 PortNumber = Annotated[int, msgspec.Meta(ge=1, le=65535)]
-NAME = r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?(/[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)?$"
+_NAME = re.compile(r"(?:{0}/)?{0}".format("[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?"))
 
 
 class PortEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -39,7 +40,7 @@ class EndpointEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ServiceEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    name: Annotated[str, msgspec.Meta(pattern=NAME, max_length=253)]
+    name: str
     vips: list[str] = []
     ports: list[PortEntry] = []
     endpoints: list[EndpointEntry | str] = []
@@ -87,6 +88,8 @@ def _service(
     def say(message: str, *where: str | int) -> None:
         problems.append(document.problem(message, (*path, *where)))
 
+    if not _NAME.fullmatch(entry.name):
+        say(f"{entry.name!r} is not a service name: write name or namespace/name", "name")
     vips: list[str] = []
     for i, vip in enumerate(entry.vips):
         try:
