@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -185,3 +186,11 @@ def test_segments_are_decoded_one_by_one() -> None:
         messages.request("GET", "/%ff")
     with pytest.raises(messages.BadTarget):
         messages.request("OPTIONS", "*")
+
+
+def test_the_documentation_lists_every_endpoint() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
+    for route in api._ADMIN:
+        names = iter(("NAMESPACE", "NAME"))
+        path = "/".join(next(names) if part == "{}" else part for part in route.path)
+        assert f"`{route.method} /{path}" in text

@@ -147,6 +147,18 @@ def test_install_prints_and_writes_files(nodeproxy_alone: Run, tmp_path: Path, t
     assert nodeproxy_alone("install", target, "--to", str(folder)).exit_code == 2
 
 
+def test_the_documentation_lists_every_command_and_option() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
+    headings = {line.lstrip("# ") for line in text.splitlines() if line.startswith("###")}
+    everything = dict(commands())
+    assert headings == {f"nodeproxy {name}" for name in everything}
+    for name, command in everything.items():
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                longest = max(parameter.opts, key=len)
+                assert f"`{longest}" in text, f"{name} {longest}"
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
