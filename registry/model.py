@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-__all__ = ["Endpoint", "Locality", "Port", "Protocol", "Service", "qualified_name"]
+__all__ = ["NOWHERE", "Endpoint", "Locality", "Port", "Protocol", "Service", "qualified_name"]
 
 Protocol = Literal["http", "tcp", "tls", "grpc", "http2", ""]
 """How a port speaks. The empty string means: not declared, detect it."""

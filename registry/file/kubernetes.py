@@ -8,77 +8,22 @@ and SCTP ports, FQDN slices, and endpoints that must not be proxied to.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import Any
 
-import msgspec
-
-from registry.address import canonical, is_proxyable
-from registry.base import Problem
 from registry.file.collect import Collector
-from registry.file.fragment import ANY_PORT
-from registry.model import Endpoint, Locality, Port, Protocol, Service
+from registry.kubernetes.objects import (
+    SERVICE_NAME,
+    ServiceObject,
+    SliceObject,
+    declared,
+    endpoints_of,
+    is_ours,
+    protocol_of,
+    service_of_slice,
+)
 from registry.strict import Document, Path, convert
 
 __all__ = ["protocol_of", "read"]
-
-SERVICE_NAME: Final = "kubernetes.io/service-name"
-PROXY_NAME: Final = "service.kubernetes.io/service-proxy-name"
-OUR_PROXY_NAME: Final = "nodeproxy"
-
-Number = Annotated[int, msgspec.Meta(ge=1, le=65535)]
-
-
-class Metadata(msgspec.Struct, frozen=True):
-    name: str
-    namespace: str | None = None
-    labels: dict[str, str] | None = None
-
-
-class ServicePort(msgspec.Struct, frozen=True, rename="camel"):
-    port: Number
-    name: str | None = None
-    protocol: str | None = None
-    app_protocol: str | None = None
-
-
-class ServiceSpec(
-    msgspec.Struct, frozen=True, rename={"cluster_ip": "clusterIP", "cluster_ips": "clusterIPs"}
-):
-    type: str | None = None
-    cluster_ip: str | None = None
-    cluster_ips: list[str] | None = None
-    ports: list[ServicePort] | None = None
-
-
-class ServiceObject(msgspec.Struct, frozen=True):
-    metadata: Metadata
-    spec: ServiceSpec
-
-
-class Conditions(msgspec.Struct, frozen=True):
-    ready: bool | None = None
-    serving: bool | None = None
-    terminating: bool | None = None
-
-
-class SliceEndpoint(msgspec.Struct, frozen=True, rename="camel"):
-    addresses: Annotated[list[str], msgspec.Meta(min_length=1)]
-    conditions: Conditions | None = None
-    node_name: str | None = None
-    zone: str | None = None
-
-
-class SlicePort(msgspec.Struct, frozen=True, rename="camel"):
-    name: str | None = None
-    port: Number | None = None
-    protocol: str | None = None
-
-
-class SliceObject(msgspec.Struct, frozen=True, rename="camel"):
-    metadata: Metadata
-    address_type: str
-    endpoints: list[SliceEndpoint] | None = None
-    ports: list[SlicePort] | None = None
 
 
 def read(document: Document, collector: Collector) -> None:
@@ -139,40 +84,12 @@ def _service(document: Document, path: Path, collector: Collector) -> None:
     if found is None:
         collector.bad(_name_of(document.at(path), "Service"), problems)
         return
-    meta, spec = found.metadata, found.spec
-    labels = meta.labels or {}
-    if spec.type == "ExternalName" or labels.get(PROXY_NAME, OUR_PROXY_NAME) != OUR_PROXY_NAME:
-        return
-    addresses = spec.cluster_ips or ([spec.cluster_ip] if spec.cluster_ip else [])
-    vips: list[str] = []
-    for address in addresses:
-        if address in ("", "None"):
-            continue
-        try:
-            vips.append(canonical(address))
-        except ValueError:
-            message = f"the cluster IP {address!r} is not an IP address"
-            problems.append(document.problem(message, (*path, "spec")))
-    name = _full_name(meta.namespace, meta.name)
-    if problems:
-        collector.bad(name, problems)
-        return
-    ports = {
-        port.port: Port(port.port, port.name or "", protocol_of(port.app_protocol, port.name))
-        for port in spec.ports or ()
-        if port.protocol in (None, "TCP")
-    }
-    collector.declare(
-        Service(
-            name,
-            tuple(dict.fromkeys(vips)),
-            tuple(ports.values()),
-            labels=tuple(sorted(labels.items())),
-            origin=collector.source,
-        ),
-        document,
-        path,
-    )
+    service, trouble = declared(found, collector.source)
+    if trouble:
+        name = _full_name(found.metadata.namespace, found.metadata.name)
+        collector.bad(name, [document.problem(text, (*path, *where)) for where, text in trouble])
+    elif service is not None:
+        collector.declare(service, document, path)
 
 
 def _slice(document: Document, path: Path, collector: Collector) -> None:
@@ -180,85 +97,14 @@ def _slice(document: Document, path: Path, collector: Collector) -> None:
     if found is None:
         collector.bad(_name_of(document.at(path), "EndpointSlice"), problems)
         return
-    labels = found.metadata.labels or {}
-    if labels.get(PROXY_NAME, OUR_PROXY_NAME) != OUR_PROXY_NAME:
+    if not is_ours(found.metadata.labels):
         return
-    if SERVICE_NAME not in labels:
+    name = service_of_slice(found.metadata)
+    if name is None:
         where = (*path, "metadata", "labels")
         message = f"the label {SERVICE_NAME} is missing: whose endpoints are these?"
         collector.problems.append(document.problem(message, where))
         return
-    if found.address_type not in ("IPv4", "IPv6"):
-        return
-    name = _full_name(found.metadata.namespace, labels[SERVICE_NAME])
-    ports = [p for p in found.ports or () if p.protocol in (None, "TCP")]
-    endpoints: list[Endpoint] = []
-    for i, entry in enumerate(found.endpoints or ()):
-        address, problem = _address(entry.addresses[0], document, (*path, "endpoints", i))
-        if problem:
-            collector.problems.append(problem)
-            continue
-        ready, serving, terminating = _conditions(entry.conditions or Conditions())
-        endpoints.extend(
-            Endpoint(
-                address,
-                port.port or ANY_PORT,
-                port.name or "",
-                locality=Locality("", entry.zone or "", entry.node_name or ""),
-                ready=ready,
-                serving=serving,
-                terminating=terminating,
-            )
-            for port in ports
-        )
+    endpoints, trouble = endpoints_of(found)
+    collector.problems += [document.problem(text, (*path, *where)) for where, text in trouble]
     collector.endpoints(name, endpoints)
-
-
-def _address(text: str, document: Document, path: Path) -> tuple[str, Problem | None]:
-    try:
-        address = canonical(text)
-    except ValueError:
-        return "", document.problem(f"{text!r} is not an IP address", path)
-    if not is_proxyable(address):
-        return "", document.problem(f"{address} is an address of the node itself: left out", path)
-    return address, None
-
-
-def _conditions(given: Conditions) -> tuple[bool, bool, bool]:
-    """Ready, serving, terminating with the API's defaults for those that are not given."""
-    ready = given.ready is not False
-    serving = ready if given.serving is None else given.serving
-    return ready, serving, given.terminating is True
-
-
-_APP: Final[dict[str, Protocol]] = {
-    "grpc": "grpc",
-    "grpc-web": "http",
-    "h2c": "http2",
-    "http": "http",
-    "http2": "http2",
-    "https": "tls",
-    "kubernetes.io/grpc": "grpc",
-    "kubernetes.io/h2c": "http2",
-    "kubernetes.io/ws": "http",
-    "kubernetes.io/wss": "tls",
-    "mongo": "tcp",
-    "mysql": "tcp",
-    "postgresql": "tcp",
-    "redis": "tcp",
-    "tcp": "tcp",
-    "tls": "tls",
-    "ws": "http",
-    "wss": "tls",
-}
-
-
-def protocol_of(app_protocol: str | None, port_name: str | None) -> Protocol:
-    """What a port speaks: appProtocol, else the name up to its first hyphen (``grpc-api``), as
-    Istio reads it. Unknown words mean nothing: the protocol is then detected."""
-    if app_protocol:
-        return _APP.get(app_protocol.lower(), "")
-    name = (port_name or "").lower()
-    if name.startswith("grpc-web"):
-        return "http"
-    return _APP.get(name.partition("-")[0], "")

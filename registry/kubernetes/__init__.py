@@ -1,0 +1,1 @@
+"""Kubernetes: Services and EndpointSlices from the API server, by list and watch."""
