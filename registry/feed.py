@@ -88,6 +88,7 @@ class Feed:
     def problems(self, problems: Iterable[Problem]) -> None:
         """See :class:`registry.base.Sink`."""
         self.reported = tuple(problems)
+        self._wake()
 
     def synced(self) -> None:
         """See :class:`registry.base.Sink`."""

@@ -40,6 +40,8 @@ SLICE: Final = 512
 4 microseconds a unit with everything that follows; tests/bench/registry_scale.py."""
 BULK: Final = 500
 """Services waiting to be applied from which on it is a load, not a change."""
+LOGGED: Final = 10
+"""Problems that are logged one by one when they appear."""
 SAVE_INTERVAL: Final = 10.0
 """Seconds at least between two saves of one registry; longer where a save takes long."""
 SAVE_SHARE: Final = 50
@@ -66,6 +68,7 @@ class _Member:
         self.restored_at: float | None = None
         self.restarts = 0
         self.last_error = ""
+        self.logged: tuple[Problem, ...] = ()
         # Saving.
         self.dirty = False
         self.confirmed_at: float | None = None
@@ -205,6 +208,8 @@ class Registries:
                     await self._apply_slice(member)
         for member in self._members:
             feed = member.feed
+            if feed.reported is not member.logged:
+                self._log_problems(member)
             if feed.synced_in_run and not feed.busy:
                 if not member.synced or member.last_error:
                     self._log.info(
@@ -218,6 +223,21 @@ class Registries:
                 member.from_disk &= feed.kept_since is not None
                 member.last_error = ""
                 member.ready.set()
+
+    def _log_problems(self, member: _Member) -> None:
+        """Those that are new; all of them are in the status."""
+        before, member.logged = set(member.logged), member.feed.reported
+        new = [problem for problem in member.logged if problem not in before]
+        for problem in new[:LOGGED]:
+            self._log.warning(
+                "registry entry not usable", registry=member.spec.name, problem=str(problem)
+            )
+        if len(new) > LOGGED:
+            self._log.warning(
+                "more registry entries not usable",
+                registry=member.spec.name,
+                more=len(new) - LOGGED,
+            )
 
     async def _apply_slice(self, member: _Member) -> None:
         name = member.spec.name

@@ -377,6 +377,47 @@ async def test_a_damaged_state_is_named_and_ignored(
         assert str(store.state_file(tmp_path, "one")) in status.problems[0].message
 
 
+async def test_problems_are_in_the_status_and_logged_once(
+    script: Script, clock: trio.testing.MockClock
+) -> None:
+    async def troubled(sink: Sink) -> None:
+        sink.replace([WEB])
+        problems = [Problem("wrong", "services.yaml", i + 1) for i in range(300)]
+        sink.problems(problems[:1])
+        sink.synced()
+        await trio.sleep(1)
+        sink.problems(problems)
+        await trio.sleep_forever()
+
+    script["one"] = troubled
+    world = World(None)
+    async with world.running(spec()) as registries:
+        await trio.sleep(0.5)
+        assert world.log.said("registry entry not usable") == 1
+        assert "services.yaml:1: wrong" in str(registries.statuses()[0].problems[0])
+        await trio.sleep(1)
+        (status,) = registries.statuses()
+        assert (len(status.problems), status.problems_total) == (200, 300)
+        assert world.log.said("registry entry not usable") == 11
+        assert world.log.said("more registry entries not usable") == 1
+
+
+async def test_what_cannot_be_read_now_stays(script: Script, clock: trio.testing.MockClock) -> None:
+    async def partly(sink: Sink) -> None:
+        sink.replace([WEB, API])
+        sink.synced()
+        await trio.sleep(1)
+        sink.keep(["default/web"])
+        sink.replace([])
+        sink.synced()
+        await trio.sleep_forever()
+
+    script["one"] = partly
+    async with World(None).running(spec()) as registries:
+        await trio.sleep(2)
+        assert [s.name for s in registries.catalog] == ["default/web"]
+
+
 async def test_saves_are_few(
     script: Script, clock: trio.testing.MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
