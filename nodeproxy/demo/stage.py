@@ -1,0 +1,537 @@
+"""Where the demo plays: the same operations on a lab of network namespaces (root), or on
+loopback with explicit listeners (anybody).
+
+A stage starts and ends processes, writes the configuration, and asks the proxy as an operator
+would, over its admin socket. It decides nothing about the story, and `close` leaves nothing
+behind, from whatever state.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Final, Literal, NamedTuple
+
+import msgspec
+
+from nodeproxy.admin.client import AdminError, Client, NoDaemon
+from nodeproxy.core.destination import host_port
+from nodeproxy.demo import lab
+from nodeproxy.demo.load import Done, Result
+
+__all__ = ["Address", "BackEnd", "RootStage", "Span", "Stage", "StageError", "UserStage", "lack"]
+
+Address = tuple[str, int]
+SERVICE: Final = "shop/web"
+PORT: Final = 80
+BACKEND_PORT: Final = 8080
+RATE: Final = 100
+"""Requests per second of each client."""
+TIMEOUT: Final = 5
+"""Seconds a client waits. A SYN that the dead proxy's rules hold back is sent again after one
+second and after two (older kernels: three)."""
+EXPIRY: Final = 2
+"""Seconds after the last heartbeat until the kernel's own path carries the traffic."""
+PROGRAMS: Final = ("iptables", "ip6tables", "ipset", "nft")
+
+_lines = msgspec.json.Decoder(Result | Done)
+
+
+def lack() -> str | None:
+    """Why there can be no RootStage here, in words for the user; None if there can."""
+    if reason := lab.obstacle():
+        return reason
+    if missing := [program for program in PROGRAMS if shutil.which(program) is None]:
+        return f"missing programs: {', '.join(missing)} (apt-get install iptables ipset nftables)"
+    return None
+
+
+class StageError(Exception):
+    """A process of the demo did not do what it had to; the text says which, and what it said."""
+
+
+class Span(NamedTuple):
+    """From the moment a process was told to end until it was seen to be gone."""
+
+    began: float
+    ended: float
+
+
+@dataclass(frozen=True)
+class BackEnd:
+    name: str
+    place: str
+    """Namespace (short name), or empty."""
+    addresses: tuple[Address, ...]
+
+
+class Stage(abc.ABC):
+    """A place with clients, back ends and a proxy between them."""
+
+    kind: Literal["root", "user"]
+    clients: tuple[str, ...]
+    host_client: str = ""
+    """The client that is a process of the proxy's own node, if interception has one."""
+    source: str = ""
+    """Address of the client that is a pod."""
+    vips: tuple[str, ...] = ()
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="nodeproxy-demo-"))
+        self.backends: tuple[BackEnd, ...] = ()
+        self.registered: tuple[BackEnd, ...] = ()
+        """The back ends that the registry knows."""
+        self.results: list[Result] = []
+        """Appended to by the threads that read the clients' lines; never changed otherwise."""
+        self.done: dict[str, Done] = {}
+        self.proxy: subprocess.Popen[Any] | None = None
+        self._servers: dict[str, subprocess.Popen[Any]] = {}
+        self._loads: dict[str, subprocess.Popen[Any]] = {}
+        self._children: list[subprocess.Popen[Any]] = []
+        self._readers: list[threading.Thread] = []
+        self._logs: list[IO[bytes]] = []
+
+    # -- what differs -----------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def build(self) -> None:
+        """Make the place."""
+
+    @abc.abstractmethod
+    def command(self, place: str, command: Sequence[str]) -> list[str]:
+        """The argument list that runs a command at a place."""
+
+    @abc.abstractmethod
+    def describe_backends(self) -> tuple[BackEnd, ...]:
+        """The back ends to start; port 0 where any free one will do."""
+
+    @abc.abstractmethod
+    def settings(self) -> str:
+        """What nodeproxy.yaml says of this place."""
+
+    @abc.abstractmethod
+    def targets(self) -> tuple[Address, ...]:
+        """What the clients dial."""
+
+    @abc.abstractmethod
+    def place_of(self, who: str) -> str:
+        """Where a client, or the ``proxy``, runs."""
+
+    @abc.abstractmethod
+    def dismantle(self) -> None:
+        """Remove the place. Called once the processes have ended, perhaps before ``build``."""
+
+    @abc.abstractmethod
+    def leftovers_of_place(self) -> list[str]:
+        """What is still there after ``dismantle``, in words."""
+
+    # -- back ends and registry ----------------------------------------------------------------
+
+    def start_backends(self, check: Callable[[], None]) -> None:
+        """Start them all, and register them. ``check`` is called while waiting."""
+        started = []
+        wanted = self.describe_backends()
+        for backend in wanted:
+            arguments = ["--name", backend.name, *map(host_port, backend.addresses)]
+            self._servers[backend.name] = self._python(
+                backend.place, "nodeproxy.demo.backend", arguments, f"{backend.name}.log"
+            )
+        for backend in wanted:
+            line = _first_line(self._servers[backend.name], check)
+            if not line:
+                raise StageError(
+                    f"the back end {backend.name} did not start: {self._said(backend)}"
+                )
+            addresses = tuple(_address(word) for word in line.split())
+            started.append(BackEnd(backend.name, backend.place, addresses))
+        self.backends = tuple(started)
+        self.register(self.backends)
+
+    def kill_backend(self, name: str) -> Span:
+        return _kill(self._servers[name])
+
+    def register(self, backends: Iterable[BackEnd]) -> None:
+        """Write services.yaml, as an orchestrator would: whole, and by renaming."""
+        self.registered = tuple(backends)
+        endpoints = [
+            f"      - {{address: '{address}', port: {port}}}"
+            for backend in self.registered
+            for address, port in backend.addresses
+        ]
+        vips = ", ".join(f"'{vip}'" for vip in self.vips)
+        lines = [
+            "services:",
+            f"  - name: {SERVICE}",
+            *([f"    vips: [{vips}]"] if vips else []),
+            "    ports:",
+            f"      - {{name: http, port: {PORT}, protocol: http}}",
+            "    endpoints:",
+            *endpoints,
+        ]
+        new = self.folder / ".services.yaml.new"
+        new.write_text("\n".join(lines) + "\n")
+        new.rename(self.folder / "services.yaml")
+
+    def owner(self, address: str) -> str:
+        """The name of the back end that has an ``address:port``."""
+        for backend in self.backends:
+            if address in map(host_port, backend.addresses):
+                return backend.name
+        return address
+
+    # -- the proxy -----------------------------------------------------------------------------
+
+    @property
+    def socket(self) -> Path:
+        return self.folder / "admin.sock"
+
+    def start_proxy(self) -> None:
+        """Start it; it is ready when ``ready`` says so."""
+        config = self.folder / "nodeproxy.yaml"
+        common = (
+            "registries: [{kind: file, path: services.yaml}]\n"
+            "state_dir: state\n"
+            "admin: {socket: admin.sock}\n"
+            "log: {format: console}\n"
+            # An application dies on both of its addresses: that is 2 of 6 endpoints.
+            "traffic: {outlier: {max_ejection_percent: 50}}\n"
+        )
+        config.write_text(self.settings() + common)
+        arguments = ["run", "--config", str(config)]
+        self.proxy = self._python(
+            self.place_of("proxy"), "nodeproxy.cli.main", arguments, "proxy.log", stdout=True
+        )
+
+    def ready(self) -> bool:
+        """Raises StageError if the proxy has ended."""
+        assert self.proxy is not None
+        if self.proxy.poll() is not None:
+            raise StageError(
+                f"the proxy ended with {self.proxy.returncode}; it said:\n{self.tail()}"
+            )
+        try:
+            with self.admin() as client:
+                return client.ready().ok and client.status().pid == self.proxy.pid
+        except AdminError:
+            return False
+
+    def kill_proxy(self) -> Span:
+        assert self.proxy is not None
+        return _kill(self.proxy)
+
+    def admin(self) -> Client:
+        return Client(self.socket, timeout=5)
+
+    def cli(self, *arguments: str) -> str:
+        """What a ``nodeproxy`` command prints."""
+        done = subprocess.run(
+            [sys.executable, "-m", "nodeproxy.cli.main", *arguments],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=20,
+            env=os.environ | {"NODEPROXY_SOCKET": str(self.socket), "NO_COLOR": "1"},
+            start_new_session=True,
+        )
+        if done.returncode:
+            words = (done.stderr or done.stdout).strip()
+            raise StageError(f"nodeproxy {' '.join(arguments)}: exit {done.returncode}: {words}")
+        return done.stdout
+
+    def ejected(self) -> tuple[str, ...]:
+        """``address:port`` of the endpoints that the proxy has taken out."""
+        try:
+            with self.admin() as client:
+                return tuple(e.address for e in client.endpoints(SERVICE) if e.state == "ejected")
+        except NoDaemon:
+            return ()
+
+    def known(self) -> set[str]:
+        """``address:port`` of the endpoints that the proxy knows."""
+        with self.admin() as client:
+            return {e.address for e in client.endpoints(SERVICE)}
+
+    def metric_lines(self, *starts: str) -> list[str]:
+        """Lines of the exposition that begin with one of ``starts`` and count something."""
+        with self.admin() as client:
+            lines = b"".join(client.metrics()).decode().splitlines()
+        return [
+            line for line in lines if line.startswith(starts) and float(line.rpartition(" ")[2])
+        ]
+
+    def access_lines(self) -> list[str]:
+        path = self.folder / "access.log"
+        return path.read_text().splitlines() if path.exists() else []
+
+    # -- clients -------------------------------------------------------------------------------
+
+    def start_load(self) -> None:
+        for name in self.clients:
+            arguments = ["--name", name, f"--rate={RATE}", f"--timeout={TIMEOUT}"]
+            arguments += map(host_port, self.targets())
+            child = self._python(
+                self.place_of(name), "nodeproxy.demo.load", arguments, f"{name}.log"
+            )
+            self._loads[name] = child
+            reader = threading.Thread(target=self._read, args=(child.stdout,), daemon=True)
+            reader.start()
+            self._readers.append(reader)
+
+    def stop_load(self) -> None:
+        """Tell the clients to send no more. They have ended when ``load_ended``."""
+        for child in self._loads.values():
+            if child.stdin is not None and not child.stdin.closed:
+                child.stdin.close()
+
+    def load_ended(self) -> bool:
+        return not any(reader.is_alive() for reader in self._readers)
+
+    def _read(self, pipe: IO[bytes]) -> None:
+        for line in pipe:
+            with contextlib.suppress(msgspec.DecodeError):  # cut off, as its process was ended
+                value = _lines.decode(line)
+                if isinstance(value, Result):
+                    self.results.append(value)
+                else:
+                    self.done[value.client] = value
+
+    # -- the end -------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """End everything and remove it, at once and for good."""
+        # The proxy first, orderly, so that it can let its traffic go.
+        for child in reversed(self._children):
+            if child.poll() is None:
+                child.terminate()
+        deadline = time.monotonic() + 3
+        for child in reversed(self._children):
+            try:
+                child.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+            if child.stdin is not None:
+                with contextlib.suppress(OSError):
+                    child.stdin.close()
+        for reader in self._readers:
+            reader.join(1)
+        for child in self._children:
+            if child.stdout is not None:
+                child.stdout.close()
+        for log in self._logs:
+            log.close()
+        try:
+            self.dismantle()
+        finally:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def leftovers(self) -> list[str]:
+        """What the demo has left on this machine, in words, having looked; empty: nothing."""
+        found = [f"process {c.pid}" for c in self._children if c.poll() is None]
+        found += [f"process {pid}" for pid in _processes_that_name(str(self.folder))]
+        if self.folder.exists():
+            found.append(f"folder {self.folder}")
+        return found + self.leftovers_of_place()
+
+    def keep_logs(self, folder: Path) -> None:
+        """Copy what everything wrote; the clients' results as one file."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in self.folder.iterdir():
+            if path.is_file() and not path.name.startswith("."):
+                shutil.copy(path, folder / path.name)
+        lines = b"".join(msgspec.json.encode(result) + b"\n" for result in self.results)
+        (folder / "requests.jsonl").write_bytes(lines)
+
+    def tail(self, lines: int = 15) -> str:
+        """The end of the proxy's log."""
+        path = self.folder / "proxy.log"
+        text = path.read_text(errors="replace") if path.exists() else ""
+        return "\n".join(text.splitlines()[-lines:]) or "(nothing)"
+
+    def _said(self, backend: BackEnd) -> str:
+        return (self.folder / f"{backend.name}.log").read_text(errors="replace").strip()
+
+    def _python(
+        self, place: str, module: str, arguments: Sequence[str], log: str, stdout: bool = False
+    ) -> subprocess.Popen[Any]:
+        """Start a module with what it says on stderr (and stdout) in a log file. A session of
+        its own keeps the terminal's Ctrl-C from it: the demo ends it in its turn."""
+        file = (self.folder / log).open("ab")
+        self._logs.append(file)
+        child = subprocess.Popen(
+            self.command(place, [sys.executable, "-m", module, *arguments]),
+            stdin=subprocess.DEVNULL if stdout else subprocess.PIPE,
+            stdout=file if stdout else subprocess.PIPE,
+            stderr=file,
+            start_new_session=True,
+        )
+        self._children.append(child)
+        return child
+
+
+class RootStage(Stage):
+    """Two nodes with two pods each; the proxy intercepts on node1."""
+
+    kind = "root"
+    host_client = "host process"
+    vips = ("10.96.0.10", "fd00:96::10")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lab = lab.Lab(nodes=2, pods=2)
+        self._namespaces: set[int] = set()
+        self._inhabitants: set[tuple[int, str]] = set()
+        self.pod_client = "pod1-1"
+        self.clients = (self.pod_client, self.host_client)
+        self.source = self.lab.pod(1, 1).address4
+
+    def build(self) -> None:
+        self.lab.__enter__()
+        names = [name for node in self.lab.nodes for name in (node.name, *_pod_names(node))]
+        self._namespaces = {self.lab.path(name).stat().st_ino for name in names}
+
+    def command(self, place: str, command: Sequence[str]) -> list[str]:
+        return self.lab.command(place, *command)
+
+    def describe_backends(self) -> tuple[BackEnd, ...]:
+        pods = (self.lab.pod(1, 2), self.lab.pod(2, 1), self.lab.pod(2, 2))
+        return tuple(
+            BackEnd(p.name, p.name, ((p.address4, BACKEND_PORT), (p.address6, BACKEND_PORT)))
+            for p in pods
+        )
+
+    def settings(self) -> str:
+        return (
+            "node: {name: node1}\n"
+            "interception:\n"
+            "  mode: iptables\n"
+            "  vip_cidrs: [10.96.0.0/16, 'fd00:96::/112']\n"
+            f"  expiry: {EXPIRY}s\n"
+            "telemetry: {access_log: {mode: all, path: access.log}}\n"
+        )
+
+    def targets(self) -> tuple[Address, ...]:
+        return tuple((vip, PORT) for vip in self.vips)
+
+    def place_of(self, who: str) -> str:
+        return self.pod_client if who == self.pod_client else "node1"
+
+    def dismantle(self) -> None:
+        # Looked up while the namespaces live: their numbers are given away again at once.
+        for path in Path("/proc").glob("[0-9]*/ns/net"):
+            with contextlib.suppress(OSError):
+                if path.stat().st_ino in self._namespaces:
+                    pid = int(path.parts[2])
+                    self._inhabitants.add((pid, _birth(pid)))
+        self.lab.close()
+
+    def leftovers_of_place(self) -> list[str]:
+        found = [f"namespace {path.name}" for path in lab.NETNS.glob(f"{self.lab.prefix}*")]
+        for pid, birth in self._inhabitants:
+            with contextlib.suppress(OSError):
+                if _birth(pid) == birth:
+                    found.append(f"process {pid} of a namespace")
+        return found
+
+
+class UserStage(Stage):
+    """Back ends and the proxy's explicit listener on free ports of loopback."""
+
+    kind = "user"
+    clients = ("client",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._listener = ("127.0.0.1", 0)
+
+    def build(self) -> None:
+        # Nobody else is given this port in the next minute, as ports are handed out in turn.
+        with socket.socket() as probe:
+            probe.bind(self._listener)
+            self._listener = probe.getsockname()
+
+    def command(self, place: str, command: Sequence[str]) -> list[str]:
+        return list(command)
+
+    def describe_backends(self) -> tuple[BackEnd, ...]:
+        names = ("backend-a", "backend-b", "backend-c")
+        return tuple(BackEnd(name, "", (("127.0.0.1", 0),)) for name in names)
+
+    def settings(self) -> str:
+        return (
+            "interception: {mode: none}\n"
+            "listeners:\n"
+            f"  - {{bind: '{host_port(self._listener)}', service: {SERVICE}, port: {PORT}}}\n"
+            "telemetry: {metrics: 'off', access_log: {mode: all, path: access.log}}\n"
+        )
+
+    def targets(self) -> tuple[Address, ...]:
+        return (self._listener,)
+
+    def place_of(self, who: str) -> str:
+        return ""
+
+    def dismantle(self) -> None:
+        pass
+
+    def leftovers_of_place(self) -> list[str]:
+        return []
+
+
+def _pod_names(node: lab.Node) -> list[str]:
+    return [pod.name for pod in node.pods]
+
+
+def _address(word: str) -> Address:
+    host, _, port = word.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def _kill(process: subprocess.Popen[Any]) -> Span:
+    """kill -9. When it has been waited for, the kernel has closed its sockets."""
+    began = time.monotonic()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    return Span(began, time.monotonic())
+
+
+def _first_line(process: subprocess.Popen[Any], check: Callable[[], None]) -> str:
+    """What it prints first; empty if it ends without a word."""
+    found: list[bytes] = []
+    pipe = process.stdout
+    assert pipe is not None
+    reader = threading.Thread(target=lambda: found.append(pipe.readline()), daemon=True)
+    reader.start()
+    deadline = time.monotonic() + 20
+    while reader.is_alive() and time.monotonic() < deadline:
+        check()
+        reader.join(0.05)
+    return found[0].decode().strip() if found else ""
+
+
+def _birth(pid: int) -> str:
+    """When a process was started, as the kernel counts. OSError if it is gone."""
+    text = Path(f"/proc/{pid}/stat").read_text()
+    return text.rpartition(")")[2].split()[19]
+
+
+def _processes_that_name(text: str) -> list[int]:
+    """Processes with ``text`` in their command line, except this one."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if text.encode() in path.read_bytes() and int(path.parts[2]) != os.getpid():
+                found.append(int(path.parts[2]))
+    return found
