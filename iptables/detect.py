@@ -21,6 +21,7 @@ from iptables.errors import (
 )
 from iptables.host import Host
 from iptables.names import Family
+from iptables.netlink import nft_tables
 from iptables.saved import Ruleset, parse_save
 from iptables.settings import Settings
 
@@ -152,12 +153,9 @@ async def ipv6_usable(host: Host, settings: Settings, backend: Backend) -> bool:
     return not reason
 
 
-async def nftables_kube_proxy(host: Host) -> bool:
+def nftables_kube_proxy(host: Host) -> bool:
     """Whether kube-proxy runs in its nftables mode, with a table of its own."""
-    if not host.has("nft"):
-        return False
-    code, out, _ = await host.attempt("nft", "list", "tables")
-    return code == 0 and any(line.split()[-1:] == ["kube-proxy"] for line in out.splitlines())
+    return "kube-proxy" in nft_tables(host, 4)
 
 
 def _backend(name: Name, infix: str) -> Backend:

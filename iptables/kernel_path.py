@@ -22,22 +22,24 @@ from iptables.names import Family
 from iptables.settings import Backend, Frontend, Settings
 
 Key = tuple[str, int]
+Target = str  # "address . port", as nft writes it; not a tuple, to spare the garbage collector
 MOST_SLOTS = 1024
+BASE_CHAINS = ("prerouting", "output", "postrouting", "refuse")  # with one rule each
 
 
-def slots(backends: Sequence[Backend], old: Sequence[Key] = ()) -> tuple[Key, ...]:
+def slots(backends: Sequence[Backend], old: Sequence[Target] = ()) -> tuple[Target, ...]:
     """Which endpoint each slot holds, so that their numbers are as the weights.
 
     Exact as long as the reduced weights sum up to no more than 1024, else rounded (largest
     remainder). Weight 0 gets none. Slots of `old` stay where they are as far as possible.
     """
-    weights: dict[Key, int] = {}
+    weights: dict[Target, int] = {}
     for backend in backends:
-        key = (backend.address, backend.port)
+        key = f"{backend.address} . {backend.port}"
         weights[key] = max(weights.get(key, 0), backend.weight)
     wanted = _apportion({key: weight for key, weight in weights.items() if weight > 0})
     total = sum(wanted.values())
-    result: list[Key | None] = [None] * total
+    result: list[Target | None] = [None] * total
     for position, key in enumerate(old[:total]):
         if wanted.get(key, 0) > 0:
             result[position] = key
@@ -46,7 +48,7 @@ def slots(backends: Sequence[Backend], old: Sequence[Key] = ()) -> tuple[Key, ..
     return tuple(key if key is not None else next(rest) for key in result)
 
 
-def _apportion(weights: Mapping[Key, int]) -> dict[Key, int]:
+def _apportion(weights: Mapping[Target, int]) -> dict[Target, int]:
     divisor = math.gcd(*weights.values()) if weights else 1
     reduced = {key: weight // divisor for key, weight in weights.items()}
     total = sum(reduced.values())
@@ -71,7 +73,7 @@ class KernelPath:
         self._settings = settings
         self._family = family
         self._table = f"{names.NFT_FAMILY[family]} {names.NFT_TABLE}"
-        self.services: dict[Key, tuple[Key, ...]] = {}
+        self.services: dict[Key, tuple[Target, ...]] = {}
         self._addresses: Counter[str] = Counter()
         self._moduli: set[int] = set()
 
@@ -95,7 +97,7 @@ class KernelPath:
             "add",
             "endpoints",
             (
-                f"{_key(key)} . {slot} : {_key(target)}"
+                f"{_key(key)} . {slot} : {target}"
                 for key, targets in self.services.items()
                 for slot, target in enumerate(targets)
             ),
@@ -121,7 +123,7 @@ class KernelPath:
         """The transaction that leaves nothing, whether the table exists or not."""
         return f"table {self._table}\ndelete table {self._table}\n"
 
-    def _set(self, key: Key, new: tuple[Key, ...] | None) -> list[str]:
+    def _set(self, key: Key, new: tuple[Target, ...] | None) -> list[str]:
         """Lead one service to other slots (None: it is gone)."""
         old = self.services.get(key)
         if old == new:
@@ -139,9 +141,7 @@ class KernelPath:
         gone = [*changed, *range(len(now), len(was))]
         come = [*changed, *range(len(was), len(now))]
         lines += self._element("delete", "endpoints", (f"{_key(key)} . {i}" for i in gone))
-        lines += self._element(
-            "add", "endpoints", (f"{_key(key)} . {i} : {_key(now[i])}" for i in come)
-        )
+        lines += self._element("add", "endpoints", (f"{_key(key)} . {i} : {now[i]}" for i in come))
         if after is not None and before != after:
             lines += self._element("add", "services", [f"{_key(key)} : goto {after}"])
         address = key[0]
@@ -205,7 +205,7 @@ def _ip(family: Family) -> str:
     return "ip" if family == 4 else "ip6"
 
 
-def _chain(targets: Sequence[Key]) -> str:
+def _chain(targets: Sequence[Target]) -> str:
     return f"m{len(targets)}" if targets else "refuse"
 
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from iptables import names
 from iptables.drift import Drift
 from iptables.host import Host
-from iptables.kernel_path import Key
+from iptables.kernel_path import BASE_CHAINS, Key
 from iptables.names import Family
-from iptables.netlink import Links
+from iptables.netlink import Links, nft_rule_counts, nft_tables
 from iptables.saved import Sets, parse_sets
 from iptables.settings import Settings
 
@@ -64,21 +64,21 @@ async def sets_drift(host: Host, expected: Mapping[str, int | None]) -> list[Dri
     return found
 
 
-async def kernel_path_drift(host: Host, families: Sequence[Family], expected: bool) -> list[Drift]:
+def kernel_path_drift(host: Host, families: Sequence[Family], expected: bool) -> list[Drift]:
     """Whether the kernel path's tables stand (or don't, if they are not `expected`)."""
-    if not expected and not host.has("nft"):
-        return []
     found = []
     for family in families:
         table = f"{names.NFT_FAMILY[family]} {names.NFT_TABLE}"
-        code, out, _ = await host.attempt("nft", "-t", "list", "table", *table.split())
+        exists = names.NFT_TABLE in nft_tables(host, family)
         if not expected:
-            if code == 0:
+            if exists:
                 found.append(Drift("kernel-path", "nft", f"table {table} is left over"))
-        elif code != 0:
+        elif not exists:
             found.append(Drift("kernel-path", "nft", f"table {table} is missing"))
-        elif out.count("vmap @services") != 2 or "masquerade" not in out:
-            found.append(Drift("kernel-path", "nft", f"table {table} was changed"))
+        else:
+            counts = nft_rule_counts(host, family, names.NFT_TABLE)
+            if any(counts[chain] != 1 for chain in BASE_CHAINS):
+                found.append(Drift("kernel-path", "nft", f"table {table} was changed"))
     return found
 
 

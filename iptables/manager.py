@@ -292,7 +292,7 @@ class Interception:
         """Find out which iptables, which families, and whether the kernel path is ours to make."""
         detected = await detect(self._host, self.settings)
         ipv6 = await ipv6_usable(self._host, self.settings, detected.backend)
-        self._kernel_on, self._kernel_reason = await self._kernel_decision(detected)
+        self._kernel_on, self._kernel_reason = self._kernel_decision(detected)
         self._families = both(ipv6)
         self._detected = detected
         self._programmed.adopt(self._families, self._kernel_on)
@@ -302,7 +302,7 @@ class Interception:
                 " who was started first; use its iptables mode"
             )
 
-    async def _kernel_decision(self, detected: Detected) -> tuple[bool, str]:
+    def _kernel_decision(self, detected: Detected) -> tuple[bool, str]:
         wanted = self.settings.kernel_path
         if wanted == "off":
             return False, "configured"
@@ -312,7 +312,7 @@ class Interception:
             return True, "configured"
         if detected.kube_proxy:
             return False, "kube-proxy is here (chain KUBE-SERVICES)"
-        if await nftables_kube_proxy(self._host):
+        if nftables_kube_proxy(self._host):
             return False, _NFTABLES_MODE
         if not self._host.has("nft"):
             return False, "the program nft is missing (package nftables)"
@@ -327,12 +327,13 @@ class Interception:
             if detected.other is not None:
                 await remove_rules(host, detected.other, family)
             await self._install_rules(family)
-        if self._kernel_on and await live.kernel_path_drift(host, self._families, True):
+        if self._kernel_on and live.kernel_path_drift(host, self._families, True):
             text = "".join(path.replace(()) for path in self._programmed.kernel.values())
             await host.run("nft", "-f", "-", text=text)
         if not self._kernel_on:
-            for drift in await live.kernel_path_drift(host, self._families, False):
-                await host.run("nft", "delete", *drift.text.split(" is ")[0].split())
+            for drift in live.kernel_path_drift(host, self._families, False):
+                table = drift.text.removesuffix(" is left over")
+                await host.run("nft", "-f", "-", text=f"delete {table}\n")
 
     async def _install_rules(self, family: Family) -> None:
         backend = self._known().backend
@@ -357,7 +358,7 @@ class Interception:
         if now.backend.name != backend.name:
             text = f"{now.why}, and our rules are in iptables-{backend.name}"
             found.append(Drift("backend", f"iptables-{now.backend.name}", text))
-        kernel_on, why = await self._kernel_decision(now)
+        kernel_on, why = self._kernel_decision(now)
         if kernel_on != self._kernel_on:
             found.append(Drift("kernel-path", "nft", why))
         found += await live.sets_drift(host, self._programmed.set_sizes())
@@ -366,7 +367,7 @@ class Interception:
             seen = now.seen if same else await backend.read(host, family)
             found += compare(rules(settings, family), seen, live.TOOL[family])
         found += live.links_drift(host, settings, self._families)
-        found += await live.kernel_path_drift(host, self._families, self._kernel_on)
+        found += live.kernel_path_drift(host, self._families, self._kernel_on)
         return tuple(found)
 
     def _open(self) -> None:

@@ -18,6 +18,7 @@ from iptables.netlink import IpSets
 from iptables.rules import fill_text
 from iptables.settings import Backend, Frontend, Settings, canonical, family_of
 
+Member = tuple[str, str, int]  # set, address, port
 _MAXELEM = 262144
 _SLICE = 32  # set members changed between two looks at the loop: about 4 ms
 # From here on starting over in one transaction is cheaper than single steps.
@@ -68,19 +69,41 @@ class Programmed:
         self, sets: IpSets, upserts: Iterable[Frontend], removals: Iterable[Key]
     ) -> None:
         """Apply a change. Removals come first, so a key in both is there afterwards."""
-        gone = [(canonical(address), port) for address, port in removals]
-        come = [f for f in map(normal, upserts) if self._usable(f)]
+        come, gone = tuple(upserts), tuple(removals)
         if not self.complete or len(gone) + len(come) > MANY:
             wanted = dict(self.frontends)
-            for key in gone:
-                wanted.pop(key, None)
-            wanted.update((f.key, f) for f in come)
+            for address, port in gone:
+                wanted.pop((canonical(address), port), None)
+            wanted.update((f.key, f) for f in map(normal, come))
             self.frontends = wanted
             await self.replace(tuple(wanted.values()))
             return
         self.complete = False
-        leave: list[tuple[str, str, int]] = []
-        enter: list[tuple[str, str, int]] = []
+        if len(gone) + len(come) > _SLICE:
+            prepared = await trio.to_thread.run_sync(self._prepare_change, come, gone)
+        else:
+            prepared = self._prepare_change(come, gone)
+        leave, enter, text = prepared
+        if text:
+            await self._host.run("nft", "-f", "-", text=text)
+        for start in range(0, len(leave), _SLICE):
+            sets.delete(leave[start : start + _SLICE])
+            await trio.lowlevel.checkpoint()
+        for start in range(0, len(enter), _SLICE):
+            sets.add(enter[start : start + _SLICE])
+            await trio.lowlevel.checkpoint()
+        self._sizes.subtract(entry[0] for entry in leave)
+        self._sizes.update(entry[0] for entry in enter)
+        self.complete = True
+
+    def _prepare_change(
+        self, upserts: Sequence[Frontend], removals: Sequence[Key]
+    ) -> tuple[list[Member], list[Member], str]:
+        """Take over a change: the members that leave and enter sets, and the text for nft."""
+        gone = [(canonical(address), port) for address, port in removals]
+        come = [f for f in map(normal, upserts) if self._usable(f)]
+        leave: list[Member] = []
+        enter: list[Member] = []
         for key in gone:
             old = self.frontends.pop(key, None)
             if old is not None:
@@ -99,17 +122,7 @@ class Programmed:
             )
             for family, path in self.kernel.items()
         )
-        if text:
-            await self._host.run("nft", "-f", "-", text=text)
-        for start in range(0, len(leave), _SLICE):
-            sets.delete(leave[start : start + _SLICE])
-            await trio.lowlevel.checkpoint()
-        for start in range(0, len(enter), _SLICE):
-            sets.add(enter[start : start + _SLICE])
-            await trio.lowlevel.checkpoint()
-        self._sizes.subtract(entry[0] for entry in leave)
-        self._sizes.update(entry[0] for entry in enter)
-        self.complete = True
+        return leave, enter, text
 
     def _usable(self, frontend: Frontend) -> bool:
         return family_of(frontend.address) in self.families

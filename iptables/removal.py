@@ -20,7 +20,7 @@ from iptables.errors import (
 )
 from iptables.host import Host
 from iptables.names import FAMILIES, Family
-from iptables.netlink import IpSets, Links
+from iptables.netlink import IpSets, Links, nft_tables
 from iptables.rules import removal_text
 from iptables.saved import Ruleset
 from iptables.settings import Settings
@@ -39,6 +39,10 @@ async def remove_everything(host: Host, settings: Settings) -> tuple[str, ...]:
 
     backends = await installed_backends(host)
     _flush(host)  # traffic falls through from here on
+    try:  # first: nft reads all of a large table whenever it is asked for anything
+        done += await _remove_kernel_path(host)
+    except InterceptionError as error:
+        failures.append(error)
     for backend in backends.values():
         for family in FAMILIES:
             try:
@@ -46,11 +50,10 @@ async def remove_everything(host: Host, settings: Settings) -> tuple[str, ...]:
                     done.append(f"rules of {backend.restore[family].removesuffix('-restore')}")
             except InterceptionError as error:
                 failures.append(error)
-    for remover in (_remove_kernel_path, _remove_sets):
-        try:
-            done += await remover(host)
-        except InterceptionError as error:
-            failures.append(error)
+    try:
+        done += await _remove_sets(host)
+    except InterceptionError as error:
+        failures.append(error)
     for family in FAMILIES:
         try:
             done += _remove_links(host, settings, family)
@@ -104,15 +107,12 @@ async def _drop_bare_tables(host: Host, family: Family, seen: Ruleset) -> None:
 
 
 async def _remove_kernel_path(host: Host) -> list[str]:
-    if not host.has("nft"):
-        return []
     done = []
     for family in FAMILIES:
-        table = (names.NFT_FAMILY[family], names.NFT_TABLE)
-        code, _, _ = await host.attempt("nft", "-t", "list", "table", *table)
-        if code == 0:
-            await host.run("nft", "delete", "table", *table)
-            done.append(f"nft table {' '.join(table)}")
+        if names.NFT_TABLE in nft_tables(host, family):
+            table = f"{names.NFT_FAMILY[family]} {names.NFT_TABLE}"
+            await host.run("nft", "-f", "-", text=f"delete table {table}\n")
+            done.append(f"nft table {table}")
     return done
 
 

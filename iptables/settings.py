@@ -1,6 +1,8 @@
 """What the interception is told: its settings, and the addresses it serves.
 
 Plain values of this package's own; the daemon translates its configuration and its catalog.
+Backends and frontends are left out of garbage collection (they can't be part of a cycle): there may
+be 100,000, and a collection that visits them all stops the loop for 40 ms.
 """
 
 import ipaddress
@@ -11,7 +13,7 @@ import msgspec
 from iptables.names import FAMILIES, Family
 
 
-class Backend(msgspec.Struct, frozen=True):
+class Backend(msgspec.Struct, frozen=True, gc=False):
     """One endpoint as the kernel path sees it."""
 
     address: str
@@ -19,7 +21,7 @@ class Backend(msgspec.Struct, frozen=True):
     weight: int = 1
 
 
-class Frontend(msgspec.Struct, frozen=True):
+class Frontend(msgspec.Struct, frozen=True, gc=False):
     """One virtual address and TCP port, and where its connections may go.
 
     `backends` matter only to the kernel path (the proxy has its own list). With

@@ -11,14 +11,13 @@ from pyroute2.netlink import NETLINK_NETFILTER
 
 from iptables import names
 from iptables.host import Host
+from iptables.netlink import CHAIN, TABLE, nft_names
 
 _GROUP_NFTABLES = 7
 _SOL_NETLINK = 270
 _ADD_MEMBERSHIP = 1
 _SUBSYSTEM = 10
 _DELTABLE, _DELCHAIN, _NEWRULE, _DELRULE = 2, 5, 6, 8
-_TABLE_ATTRIBUTE = 1
-_CHAIN_ATTRIBUTE = 2
 _WATCHED = frozenset({"PREROUTING", "OUTPUT", "INPUT", "FORWARD", *names.ALL_CHAINS})
 _OVERRUN = 105  # ENOBUFS
 
@@ -63,27 +62,12 @@ def concerns_us(data: bytes) -> bool:
 
 def _matters(kind: int, attributes: bytes) -> bool:
     if kind in (_NEWRULE, _DELRULE):
-        found = _strings(attributes)
-        table, chain = found.get(_TABLE_ATTRIBUTE, ""), found.get(_CHAIN_ATTRIBUTE, "")
+        found = nft_names(attributes)
+        table, chain = found.get(TABLE, ""), found.get(CHAIN, "")
         if table == names.NFT_TABLE:
             return kind == _DELRULE  # we ourselves add some
         return table in names.TABLES and chain in _WATCHED
     # A table's own name is attribute 1, as is the table of a chain.
     if kind in (_DELTABLE, _DELCHAIN):
-        return _strings(attributes).get(_TABLE_ATTRIBUTE, "") in (names.NFT_TABLE, *names.TABLES)
+        return nft_names(attributes).get(TABLE, "") in (names.NFT_TABLE, *names.TABLES)
     return False
-
-
-def _strings(attributes: bytes) -> dict[int, str]:
-    """The first two attributes, which are zero-terminated names."""
-    found = {}
-    offset = 0
-    while offset + 4 <= len(attributes):
-        length, kind = struct.unpack_from("=HH", attributes, offset)
-        if length < 4:
-            break
-        if kind in (_TABLE_ATTRIBUTE, _CHAIN_ATTRIBUTE):
-            text = attributes[offset + 4 : offset + length]
-            found[kind] = text.rstrip(b"\0").decode(errors="replace")
-        offset += (length + 3) & ~3
-    return found

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iptables.kernel_path import MOST_SLOTS, KernelPath, Key, slots
+from iptables.kernel_path import MOST_SLOTS, KernelPath, slots
 from iptables.names import Family
 from iptables.programmed import normal
 from iptables.settings import Backend, Frontend, Settings
@@ -33,9 +33,9 @@ FRONTENDS = st.builds(
 
 @given(backends=BACKENDS, old=BACKENDS)
 def test_slots_are_as_the_weights(backends: list[Backend], old: list[Backend]):
-    weights: dict[Key, int] = {}
+    weights: dict[str, int] = {}
     for backend in backends:
-        key = (backend.address, backend.port)
+        key = f"{backend.address} . {backend.port}"
         weights[key] = max(weights.get(key, 0), backend.weight)
     weights = {key: weight for key, weight in weights.items() if weight}
     found = Counter(slots(backends, slots(old)))
@@ -48,8 +48,8 @@ def test_large_weights_are_rounded(weights: list[int]):
     found = slots([Backend(f"10.0.{i // 250}.{i % 250}", 1, w) for i, w in enumerate(weights)])
     assert 0 < len(found) <= MOST_SLOTS
     total = sum(weights)
-    for (address, _), count in Counter(found).items():
-        octets = address.split(".")
+    for target, count in Counter(found).items():
+        octets = target.split(" ")[0].split(".")
         weight = weights[int(octets[2]) * 250 + int(octets[3])]
         assert abs(count / len(found) - weight / total) < 1 / MOST_SLOTS + 1e-9
 
