@@ -22,6 +22,6 @@ __all__ = ["demo"]
 )
 def demo(mode: str, keep_logs: str | None) -> None:
     """Show a node at work, from interception to a killed endpoint, and remove everything."""
-    from nodeproxy.demo import story
+    from nodeproxy.demo.story import main as play
 
-    raise SystemExit(story.main(mode=mode, keep_logs=keep_logs))
+    raise SystemExit(play(mode=mode, keep_logs=keep_logs))

@@ -84,7 +84,7 @@ def table(values: Sequence[T], columns: Sequence[Column[T]], indent: str = "") -
     used = [i for i in range(len(columns)) if any(row[i] for row in rows)]
     rows = [[row[i] for i in used] for row in rows]
     heads = [columns[i] for i in used]
-    if sys.stdout.isatty() and len(rows) <= _RICH_ROWS:
+    if on_terminal() and len(rows) <= _RICH_ROWS:
         _rich(heads, rows, indent)
     else:
         _plain(heads, rows, indent)
@@ -96,6 +96,11 @@ def pairs(values: Iterable[tuple[str, str]], indent: str = "  ") -> None:
     width = max((len(name) for name, _ in kept), default=0)
     for name, value in kept:
         click.echo(f"{indent}{name:<{width}}  {value}")
+
+
+def on_terminal() -> bool:
+    """Whether somebody reads along."""
+    return sys.stdout.isatty()
 
 
 def _plain(columns: Sequence[Column[Any]], rows: list[list[str]], indent: str) -> None:
