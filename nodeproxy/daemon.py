@@ -9,6 +9,7 @@ reactor's own loop beats.
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import random
 import resource
@@ -70,7 +71,8 @@ def run(config: Config) -> int:
     except* (StartError, SpecError, InterceptionError, SocketBusy) as group:
         problems = _leaves(group)
     for error in problems:
-        print(f"nodeproxy: {error}", file=sys.stderr)
+        said = error.strerror if isinstance(error, OSError) else error
+        print(f"nodeproxy: {said}", file=sys.stderr)
     return 1 if problems else 0
 
 
@@ -133,6 +135,8 @@ class Daemon:
         self._pending: list[Change] = []
         self._pending_full = False
         self._work = trio.Event()
+        self._patience = trio.CancelScope()
+        """The wait for what is in flight, at the end."""
         self.inspection = Inspection(self)
 
     # -- a life --------------------------------------------------------------------------
@@ -151,6 +155,7 @@ class Daemon:
                         await vital.start(serve, [public], metrics_handler(self.inspection))
                     try:
                         async with trio.open_nursery() as deciding:
+                            vital.start_soon(self._watch_signals, deciding.cancel_scope)
                             await self._decide(deciding)
                     finally:
                         await self._stop()
@@ -163,7 +168,6 @@ class Daemon:
 
     async def _decide(self, nursery: trio.Nursery) -> None:
         """Start the parts that may fail and come back; return when all have begun."""
-        nursery.start_soon(self._watch_signals, nursery.cancel_scope)
         nursery.start_soon(self._tell_systemd)
         await nursery.start(self.registries.run)
         self._listen_explicitly()
@@ -181,8 +185,25 @@ class Daemon:
         """The admin socket and the metrics port."""
         config = self.config
         metrics = config.telemetry.metrics
-        public = None if str(metrics) == "off" else tcp_listener(metrics.host, metrics.port)
-        with unix_listener(Path(config.base_dir, config.admin.socket)) as admin:
+        path = Path(config.base_dir, config.admin.socket)
+        public = None
+        with contextlib.ExitStack() as stack:
+            try:
+                admin = stack.enter_context(unix_listener(path))
+            except SocketBusy:
+                raise
+            except OSError as error:
+                raise StartError(
+                    f"admin.socket: cannot make {path}: {error.strerror}; its folder must be"
+                    " writable for the user that runs the daemon"
+                ) from error
+            if metrics.enabled:
+                try:
+                    public = tcp_listener(metrics.host, metrics.port)
+                except OSError as error:
+                    raise StartError(
+                        f"telemetry.metrics: cannot listen on {metrics}: {_why(error)}"
+                    ) from error
             yield admin, public
 
     async def _stop(self) -> None:
@@ -191,31 +212,37 @@ class Daemon:
         patience = self.config.traffic.drain_timeout
         with trio.CancelScope(shield=True, deadline=trio.current_time() + 5 + patience):
             self.notifier.send("STOPPING=1")
-            self.intercepting = False
-            if self.interception is not None:
+            intercepting, self.intercepting = self.intercepting, False
+            if self.interception is not None and intercepting:
                 try:
                     self.interception.release()
-                except InterceptionError as error:
+                except (InterceptionError, OSError) as error:
                     self.log.error("the switch could not be released", error=str(error))
             empty = trio.Event()
             self.node.lanes.on_empty = empty.set
             self.node.drain()
             if len(self.node.lanes):
-                with trio.move_on_after(patience):
+                self._patience.deadline = trio.current_time() + patience
+                with self._patience:
                     await empty.wait()
         self.node.close()
         self.log.info("stopped")
 
     async def _watch_signals(self, scope: trio.CancelScope) -> None:
+        """SIGHUP: reopen the access log. SIGTERM, SIGINT: stop; the second one: at once."""
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             async for number in signals:
                 if number == signal.SIGHUP:
                     self.access_writer.reopen()
                     self.log.info("access log reopened")
                     continue
-                self.log.info("stopping", signal=signal.Signals(number).name)
-                scope.cancel()
-                return
+                name = signal.Signals(number).name
+                if scope.cancel_called:
+                    self.log.info("stopping at once", signal=name, lanes=len(self.node.lanes))
+                    self._patience.cancel()
+                else:
+                    self.log.info("stopping", signal=name, lanes=len(self.node.lanes))
+                    scope.cancel()
 
     def _settle(self) -> None:
         """What is here now stays for long: the collector need not look at it again. Its
@@ -358,8 +385,18 @@ def _open(address: tuple[str, int], field: str) -> socket.socket:
         return listen(address)
     except OSError as error:
         raise StartError(
-            f"{field}: cannot listen on {host_port(address)}: {error.strerror}"
+            f"{field}: cannot listen on {host_port(address)}: {_why(error)}"
         ) from error
+
+
+def _why(error: OSError) -> str:
+    """Why an address cannot be listened on, and what to do."""
+    hints = {
+        errno.EADDRINUSE: "another process has it; `ss -ltnp` names it",
+        errno.EADDRNOTAVAIL: "this node has no such address",
+        errno.EACCES: "ports below 1024 take root or CAP_NET_BIND_SERVICE",
+    }
+    return hints.get(error.errno or 0, error.strerror or str(error))
 
 
 def _raise_descriptor_limit() -> None:

@@ -151,6 +151,7 @@ class Backend:
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # head and body in one packet
     server: Any
 
     def do_GET(self) -> None:
@@ -167,6 +168,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("X-Peer", self.client_address[0])
         self.end_headers()
         self.wfile.write(body)
+        self.wfile.flush()
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
@@ -433,10 +435,16 @@ class Daemon:
 
 
 @pytest.fixture
-def kit() -> SimpleNamespace:
+def kit() -> Iterator[SimpleNamespace]:
     """The helpers of this file, for tests: modules of tests cannot import one another."""
-    return SimpleNamespace(
-        Caller=Caller,
+    callers: list[Caller] = []
+
+    def caller(*args: Any, **options: Any) -> Caller:
+        callers.append(Caller(*args, **options))
+        return callers[-1]
+
+    yield SimpleNamespace(
+        Caller=caller,
         ask=ask,
         dial=dial,
         dial_from=dial_from,
@@ -444,6 +452,8 @@ def kit() -> SimpleNamespace:
         free_port=free_port,
         service=service,
     )
+    for made in callers:
+        made.close()
 
 
 @pytest.fixture
@@ -493,3 +503,13 @@ def web(daemon: Daemon, backends: Callable[..., Backend]) -> tuple[Daemon, int, 
     daemon.serve(service("shop/web", two, vips=["10.96.0.10"]))
     daemon.start()
     return daemon, port, two
+
+
+@pytest.fixture
+def single(daemon: Daemon, backends: Callable[..., Backend]) -> tuple[Daemon, int, Backend]:
+    """A running daemon with shop/web behind an explicit listener: daemon, port, one back end."""
+    one = backends("one")
+    port = daemon.listen("shop/web")
+    daemon.serve(service("shop/web", [one], vips=["10.96.0.10"]))
+    daemon.start()
+    return daemon, port, one

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import threading
+from typing import Any
 
 import httpx
 import pytest
@@ -14,7 +15,7 @@ import yaml
 pytestmark = pytest.mark.system
 
 
-def documents(daemon, *args):
+def documents(daemon: Any, *args: Any):
     """What a command says as JSON and as YAML, which must be the same."""
     as_json = daemon.cli(*args, "-o", "json")
     as_yaml = daemon.cli(*args, "-o", "yaml")
@@ -22,7 +23,7 @@ def documents(daemon, *args):
     return json.loads(as_json.stdout), yaml.safe_load(as_yaml.stdout)
 
 
-def test_listings_name_the_service_its_endpoints_and_its_addresses(web, kit):
+def test_listings_name_the_service_its_endpoints_and_its_addresses(web: Any, kit: Any):
     daemon, port, two = web
     assert kit.ask("127.0.0.1", port).status == 200
     found, same = documents(daemon, "services")
@@ -49,7 +50,7 @@ def test_listings_name_the_service_its_endpoints_and_its_addresses(web, kit):
     assert "shop/wbe" in missing.stderr
 
 
-def test_status_counts_what_was_served(web, kit):
+def test_status_counts_what_was_served(web: Any, kit: Any):
     daemon, port, _ = web
     for _ in range(3):
         kit.ask("127.0.0.1", port)
@@ -63,7 +64,7 @@ def test_status_counts_what_was_served(web, kit):
     assert found["interception"]["mode"] == "none"
 
 
-def test_explain_names_an_endpoint_that_serves(web, kit):
+def test_explain_names_an_endpoint_that_serves(web: Any, kit: Any):
     daemon, port, two = web
     told, _ = documents(daemon, "explain", "GET", f"http://127.0.0.1:{port}/")
     assert told["outcome"] == "proxied"
@@ -76,7 +77,7 @@ def test_explain_names_an_endpoint_that_serves(web, kit):
     assert told["outcome"] == "kernel"
 
 
-def test_explain_says_why_nothing_is_picked(web, kit):
+def test_explain_says_why_nothing_is_picked(web: Any, kit: Any):
     daemon, port, _ = web
     refused = {"address": "127.0.0.1", "port": 9, "ready": False}
     daemon.serve(kit.service("shop/web", [refused]))
@@ -87,7 +88,7 @@ def test_explain_says_why_nothing_is_picked(web, kit):
     assert told["candidates"][0]["why"] == "not ready, says the registry"
 
 
-def test_log_level_changes_at_run_time(web):
+def test_log_level_changes_at_run_time(web: Any):
     daemon, _, _ = web
     assert daemon.cli("log-level").stdout.strip() == "info"
     assert daemon.cli("log-level", "debug").returncode == 0
@@ -95,7 +96,7 @@ def test_log_level_changes_at_run_time(web):
     assert daemon.cli("log-level", "loud").returncode == 2
 
 
-def test_rules_without_interception(web):
+def test_rules_without_interception(web: Any):
     daemon, _, _ = web
     assert daemon.cli("rules", "verify").returncode == 0
     shown = daemon.cli("rules", "show")
@@ -103,20 +104,20 @@ def test_rules_without_interception(web):
     assert "none" in shown.stdout
 
 
-def test_check_is_content(web):
+def test_check_is_content(web: Any):
     daemon, _, _ = web
     checked = daemon.cli("check", "--config", str(daemon.folder / "nodeproxy.yaml"), "-o", "json")
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion(daemon, shell):
+def test_completion(daemon: Any, shell: Any):
     printed = daemon.cli("completion", shell)
     assert printed.returncode == 0
     assert "_NODEPROXY_COMPLETE" in printed.stdout
 
 
-def test_commands_say_what_to_do_when_no_daemon_answers(daemon):
+def test_commands_say_what_to_do_when_no_daemon_answers(daemon: Any):
     for command in ("status", "services", "metrics"):
         answer = daemon.cli(command)
         assert answer.returncode == 1
@@ -124,12 +125,12 @@ def test_commands_say_what_to_do_when_no_daemon_answers(daemon):
         assert "is it running?" in answer.stderr
 
 
-def test_metrics_are_clean_and_complete_while_traffic_flows(web, kit):
+def test_metrics_are_clean_and_complete_while_traffic_flows(web: Any, kit: Any):
     daemon, port, _ = web
     stop = threading.Event()
     answers = []
 
-    def load():
+    def load() -> None:
         caller = kit.Caller("127.0.0.1", port)
         while not stop.is_set():
             answers.append(caller.ask().status)
@@ -160,7 +161,7 @@ def test_metrics_are_clean_and_complete_while_traffic_flows(web, kit):
     assert "nodeproxy_requests_total" in printed.stdout
 
 
-def test_errors_are_in_the_access_log_with_their_flags(web, kit):
+def test_errors_are_in_the_access_log_with_their_flags(web: Any, kit: Any):
     daemon, port, two = web
     assert kit.ask("127.0.0.1", port).status == 200
     daemon.serve(kit.service("shop/web", []))
@@ -180,7 +181,7 @@ def test_errors_are_in_the_access_log_with_their_flags(web, kit):
     assert found[0]["upstream_host"] in {b.address for b in two}
 
 
-def test_access_log_of_everything_goes_to_a_file_that_is_reopened(daemon, backends, kit):
+def test_access_log_of_everything_in_a_file_that_is_reopened(daemon: Any, backends: Any, kit: Any):
     port = daemon.listen("shop/web")
     daemon.serve(kit.service("shop/web", [backends("one")]))
     access = {"mode": "all", "path": "access.log"}
@@ -195,9 +196,9 @@ def test_access_log_of_everything_goes_to_a_file_that_is_reopened(daemon, backen
     import signal
 
     daemon.signal(signal.SIGHUP)
-    kit.eventually(lambda: path.exists())
+    kit.eventually(path.exists)
     kit.ask("127.0.0.1", port, "/second")
-    line = kit.eventually(lambda: path.read_text())
+    line = kit.eventually(path.read_text)
     entry = json.loads(line)
     assert (entry["path"], entry["response_code"]) == ("/second", 200)
     assert "/second" not in rotated.read_text()
