@@ -218,23 +218,23 @@ class FileBackend:
         # A truncated file, or one without a single good entry, says nothing of what it had;
         # `services: []` does.
         emptied = not head.parts and bool(head.problems)
-        for name, known in file.services.items():
-            if name not in parts and (head.partial or emptied or name in head.unreadable):
-                parts[name] = known
+        stay = file.services.keys() - parts.keys()
+        if not (head.partial or emptied):
+            stay &= set(head.unreadable)
+        for name in stay:
+            parts[name] = file.services[name]
         file.unreadable = head.unreadable
-        work = 0
-        for name, part in parts.items():
-            if file.services.get(name) is not part:
-                changed[name] = None
-                holders = self._holders.get(name, ())
-                if found.path not in holders:
-                    self._holders[name] = tuple(sorted((*holders, found.path)))
-                work += 1
-                if work % 1000 == 0:
-                    await trio.lowlevel.checkpoint()
-        for name in file.services:
-            if name not in parts:
-                self._drop(name, found.path, changed)
+        for i, (name, part) in enumerate(parts.items()):
+            if i % 1000 == 999:
+                await trio.lowlevel.checkpoint()
+            if file.services.get(name) is part:
+                continue
+            changed[name] = None
+            holders = self._holders.get(name, ())
+            if found.path not in holders:
+                self._holders[name] = tuple(sorted((*holders, found.path)))
+        for name in file.services.keys() - parts.keys():
+            self._drop(name, found.path, changed)
         file.services = parts
 
     def _forget(self, path: str, changed: dict[str, None]) -> None:

@@ -11,7 +11,7 @@ import os
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Protocol
+from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
 import msgspec
@@ -90,7 +90,9 @@ def access(
         if options.context is not None:
             raise RegistryError("`context` needs `kubeconfig`")
         server = options.server or _service(environ)
-        ca = None if options.ca_file else _text(Path(pod, "ca.crt"), "the pod's CA")
+        ca = None
+        if not options.ca_file and server.startswith("https:"):
+            ca = _text(Path(pod, "ca.crt"), "the pod's CA")
         token = options.token_file or str(Path(pod, "token"))
         found = Access(server, ca, token_file=str(Path(base_dir, token)))
     changes: dict[str, Any] = {}

@@ -1,0 +1,171 @@
+"""The back end ``kubernetes``.
+
+A reflector (:mod:`registry.kubernetes.reflector`) for each collection keeps its table, one task
+publishes the services that changed. Tables and positions are kept between runs: after an outage of
+the API server the watches go on where they stood, and thousands of nodes do not list everything
+at once.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from typing import ClassVar, Final
+from urllib.parse import quote
+
+import msgspec
+import trio
+
+from registry.base import Context, Problem, RegistryError, Sink
+from registry.http import client
+from registry.kubernetes import wire
+from registry.kubernetes.access import access
+from registry.kubernetes.api import Api, Collection, Refused
+from registry.kubernetes.objects import OUR_PROXY_NAME, PROXY_NAME, ZONE
+from registry.kubernetes.options import IN_CLUSTER, Options
+from registry.kubernetes.reflector import BITE, Reflector
+from registry.kubernetes.tables import Decode, ServiceDecoder, Table, View, decode_slice
+from registry.model import Service
+
+__all__ = ["KubernetesBackend", "Options"]
+
+_HEADLESS: Final = "!service.kubernetes.io/headless"
+_CORE: Final = "/api/v1"
+_DISCOVERY: Final = "/apis/discovery.k8s.io/v1"
+
+
+class KubernetesBackend:
+    """See the module's text."""
+
+    kind: ClassVar[str] = "kubernetes"
+    options_type: ClassVar[type[Options]] = Options
+
+    def __init__(self, options: Options, context: Context) -> None:
+        """Raises ValueError."""
+        if not 1 <= options.watch_timeout <= 1800:
+            raise ValueError("watch_timeout must be 1s to 30m")
+        if options.context is not None and options.kubeconfig is None:
+            raise ValueError("`context` needs `kubeconfig`")
+        self._options = options
+        self._context = context
+        self._rng = random.Random()
+        self._server = ""
+        self.pod = IN_CLUSTER
+        """Where a pod's credentials are."""
+        self.node = options.node or os.environ.get("NODE_NAME", "") or context.node
+        """This node's name in Kubernetes."""
+        self.zone = ""
+        """This node's zone as its Node object has it; empty as long as that is not known."""
+        self.lists = 0
+        """Lists that replaced a table, for tests."""
+        self._start_over()
+
+    def _start_over(self) -> None:
+        handed_over = self._options.services == "handed-over"
+        self._view = View(wait_for_slices=handed_over)
+        selector = f"{PROXY_NAME}={OUR_PROXY_NAME},{_HEADLESS}" if handed_over else _HEADLESS
+        decode = ServiceDecoder(
+            external_ips=self._options.external_ips,
+            load_balancer_ips=self._options.load_balancer_ips,
+        )
+        self._tables: list[tuple[Collection, Table]] = []
+        for namespace in dict.fromkeys(self._options.namespaces) or ("",):
+            inside = f"/namespaces/{namespace}" if namespace else ""
+            kinds: list[tuple[str, str, str, Decode]] = [
+                ("Service", _CORE, "services", decode),
+                ("EndpointSlice", _DISCOVERY, "endpointslices", decode_slice),
+            ]
+            for kind, root, plural, decoder in kinds:
+                group = "" if root == _CORE else ".discovery.k8s.io"
+                collection = Collection(
+                    f"{root}{inside}/{plural}", f"{plural}{group}", namespace, selector
+                )
+                on_change = self._view.service if kind == "Service" else self._view.slice
+                self._tables.append((collection, Table(kind, decoder, on_change)))
+
+    async def run(self, sink: Sink) -> None:
+        """See :class:`registry.base.Backend`."""
+        found = await trio.to_thread.run_sync(self._access)
+        if found.server != self._server:
+            self._start_over()
+            self._server = found.server
+        tls = await trio.to_thread.run_sync(found.tls)
+        failures: list[RegistryError] = []
+        async with (
+            client(mark=self._context.mark, base_url=found.server, tls=tls) as http,
+            trio.open_nursery() as nursery,
+        ):
+            publisher = _Publisher(self, sink)
+            api = Api(http, found, tell=publisher.waiting, rng=self._rng)
+            publisher.reflectors = [
+                Reflector(
+                    api,
+                    collection,
+                    table,
+                    page=self._options.page,
+                    watch_timeout=self._options.watch_timeout,
+                    changed=publisher.wake,
+                    rng=self._rng,
+                )
+                for collection, table in self._tables
+            ]
+
+            async def reflect(reflector: Reflector) -> None:
+                try:
+                    await reflector.run()
+                except RegistryError as error:
+                    # The first tells why; an outage ends them all.
+                    failures.append(error)
+                    nursery.cancel_scope.cancel()
+
+            for reflector in publisher.reflectors:
+                nursery.start_soon(reflect, reflector)
+            nursery.start_soon(publisher.run, api)
+        if failures:
+            raise failures[0]
+
+    def _access(self) -> Access:
+        return access(self._options, self._context.base_dir, pod=self.pod)
+
+
+class _Publisher:
+    """Tells the sink what changed. One for each run: the sink has forgotten what it was told."""
+
+    def __init__(self, backend: KubernetesBackend, sink: Sink) -> None:
+        self._backend = backend
+        self._view = backend._view
+        self._tables = [table for _, table in backend._tables]
+        self._sink = sink
+        self._published: dict[str, Service] = {}
+        self._news = trio.Event()
+        self._told: tuple[Problem, ...] | None = None
+        self._kept: frozenset[str] = frozenset()
+        self._node_problem: Problem | None = None
+        self._waiting = ""
+        self.reflectors: list[Reflector] = []
+
+    def wake(self) -> None:
+        self._news.set()
+
+    def waiting(self, why: str) -> None:
+        """The API server asks for patience."""
+        self._waiting = why
+        self._report()
+
+    async def run(self, api: Api) -> None:
+        """Until cancelled."""
+        await self._learn_node(api)
+        first = True
+        while True:
+            if all(r.ready and not r.replacing for r in self.reflectors):
+                if first:
+                    self._view.dirty.update(dict.fromkeys(self._view))
+                    first = False
+                await self._publish()
+            else:
+                self._news = trio.Event()
+                await self._news.wait()
+                continue
+            if not self._news.is_set():
+                await self._news.wait()
+            self._news = trio.Event()

@@ -1,0 +1,236 @@
+"""List and watch: keeps one table as the API server has it.
+
+The rules (kubernetes.io/docs/reference/using-api/api-concepts): list in pages that are all of one
+resourceVersion; watch from there; each event and bookmark moves the position; a watch that ends
+goes on from the position, whatever ended it; 410 Gone, as a status or as an event, means that the
+position is too old: list again. Two traps are ours to see. A watch from a position that the
+server has not reached (its etcd was lost) is silent for ever, so after an end that nobody asked
+for one object is listed, only to see the server's position. And a server that ends
+watches at once must not be asked in a tight loop.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Final
+
+import httpx
+import msgspec
+import trio
+
+from registry.base import RegistryError
+from registry.kubernetes import wire
+from registry.kubernetes.api import Api, Collection, Gone, chunks
+from registry.kubernetes.tables import Entry, Table
+
+__all__ = ["BITE", "Reflector"]
+
+BITE: Final = 150
+"""Objects and endpoints that are decoded between two checkpoints: about a millisecond."""
+PAGE_BYTES: Final = 512 * 1024
+"""What a page should not exceed by much: it is split into its items in one step."""
+FIRST_PAGE: Final = 50
+MAX_LISTS: Final = 5
+"""Lists in a row that may expire before their last page."""
+GRACE: Final = 10.0
+"""Seconds after a watch's end when a server that has not ended it counts as frozen."""
+SHORT: Final = 1.0
+"""Seconds below which a watch without an event was futile."""
+MAX_PAUSE: Final = 5.0
+
+
+class Reflector:
+    """One table's. ``await run()``; never returns. Raises RegistryError."""
+
+    def __init__(
+        self,
+        api: Api,
+        collection: Collection,
+        table: Table,
+        *,
+        page: int,
+        watch_timeout: float,
+        changed: Callable[[], None],
+        rng: random.Random,
+    ) -> None:
+        """``changed`` is called when the table or one of the flags below has changed."""
+        self._api = api
+        self._of = collection
+        self._table = table
+        self._page = page
+        self._limit = min(page, FIRST_PAGE)
+        self._watch_timeout = watch_timeout
+        self._changed = changed
+        self._rng = rng
+        self._futile = 0
+        self.ready = False
+        """The table is as complete as the server's answer."""
+        self.replacing = False
+        """The table is being replaced and is of no use meanwhile."""
+        self.confirmed = False
+        """The server has said something since this was last set to False."""
+        self.relisted = False
+        """A list has replaced the table since this was last set to False."""
+
+    async def run(self) -> None:
+        await self._check_position()
+        while True:
+            try:
+                if not self._table.version:
+                    await self._list()
+                asked = await self._watch()
+            except Gone:
+                self._table.version = ""
+                asked = True
+                self._futile += 1
+            if self._futile > 1:
+                pause = min(0.05 * 2.0 ** min(self._futile, 10), MAX_PAUSE)
+                await trio.sleep(pause * (0.5 + self._rng.random()))
+            if not asked:
+                await self._check_position()
+
+    # --- list ---
+
+    async def _list(self) -> None:
+        for _ in range(MAX_LISTS):
+            try:
+                fresh, version = await self._pages()
+            except Gone:
+                # It took longer than the server keeps history: in larger steps, from the start.
+                self._limit = self._page = min(self._page * 2, 10_000)
+                continue
+            await self._replace(fresh, version)
+            return
+        raise RegistryError(
+            f"{self._of.resource}: {MAX_LISTS} lists expired before their last page: the API"
+            " server or the way to it is too slow"
+        )
+
+    async def _pages(self) -> tuple[dict[str, Entry], str]:
+        fresh: dict[str, Entry] = {}
+        self._table.unnamed.clear()
+        token = ""
+        while True:
+            params = self._params() | {"limit": str(self._limit)}
+            if token:
+                params["continue"] = token
+            body = await self._api.get(self._of.path, params, "list", self._of)
+            try:
+                found = wire.page(body)
+            except msgspec.MsgspecError as error:
+                raise RegistryError(f"the list of {self._of.resource}: {error}") from None
+            work = 0
+            items = found.items or []
+            for raw in items:
+                entry = self._table.read(raw)
+                if entry is not None:
+                    fresh[entry.key] = entry
+                    work += len(entry.endpoints)
+                work += 1
+                if work >= BITE:
+                    work = 0
+                    await trio.lowlevel.checkpoint()
+            token = found.metadata.continue_
+            if not token:
+                return fresh, found.metadata.version
+            if items:
+                fitting = PAGE_BYTES * len(items) // max(len(body), 1)
+                self._limit = max(1, min(fitting, self._page))
+
+    async def _replace(self, fresh: dict[str, Entry], version: str) -> None:
+        if not version:
+            raise RegistryError(f"the list of {self._of.resource} has no resourceVersion")
+        self.replacing = True
+        try:
+            work = 0
+            for step in self._table.replace(fresh, version):
+                work += step
+                if work >= BITE:
+                    work = 0
+                    await trio.lowlevel.checkpoint()
+        finally:
+            self.replacing = False
+        self.ready = self.confirmed = self.relisted = True
+        self._changed()
+
+    def _params(self) -> dict[str, str]:
+        selector = self._of.label_selector
+        return {"labelSelector": selector} if selector else {}
+
+    async def _check_position(self) -> None:
+        """Forget the position if it is ahead of the server's."""
+        if not self._table.version:
+            return
+        params = self._params() | {"limit": "1"}
+        try:
+            body = await self._api.get(self._of.path, params, "list", self._of)
+            now = wire.page(body).metadata.version
+        except (Gone, msgspec.MsgspecError):
+            now = ""
+        if not now or wire.is_older(now, self._table.version):
+            self._table.version = ""
+
+    # --- watch ---
+
+    async def _watch(self) -> bool:
+        """Until the watch ends; whether it was we who wished that end. Raises Gone."""
+        seconds = round(self._watch_timeout * (1 + 0.25 * self._rng.random()))
+        params = self._params() | {
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": self._table.version,
+            "timeoutSeconds": str(max(1, seconds)),
+        }
+        begun = trio.current_time()
+        heard = 0
+        frozen = False
+        async with self._api.open(
+            self._of.path, params, "watch", self._of, seconds + GRACE
+        ) as response:
+            self.ready = self.confirmed = True
+            self._changed()
+            lines = wire.Lines()
+            async with chunks(response) as stream:
+                try:
+                    async for chunk in stream:
+                        for line in lines.feed(chunk):
+                            heard += 1
+                            await self._event(line)
+                        self.confirmed = True
+                        self._changed()
+                except httpx.ReadTimeout:
+                    frozen = True
+                except (httpx.HTTPError, ValueError):
+                    # Cut, or garbled by whatever is in between: both end this watch only. What
+                    # was complete before has been applied.
+                    pass
+        if frozen:
+            raise RegistryError(
+                f"the watch of {self._of.resource}{self._of.place} was silent beyond its end: the"
+                " API server or the way to it hangs"
+            )
+        lasted = trio.current_time() - begun
+        self._futile = 0 if heard or lasted >= SHORT else self._futile + 1
+        return lasted >= seconds * 0.9
+
+    async def _event(self, line: bytes) -> None:
+        """Raises Gone, RegistryError, and ValueError for what is no event."""
+        event = wire.event(line)
+        if event.type == "ERROR":
+            self._error(event.object)
+        work = self._table.event(event.type, event.object)
+        self._futile = 0
+        if work >= BITE:
+            await trio.lowlevel.checkpoint()
+
+    def _error(self, raw: msgspec.Raw) -> None:
+        """The watch has failed inside of the server; where it stands now only a list can tell."""
+        status = wire.status(raw)
+        self._table.version = ""
+        if status.code == 410 or status.reason in ("Expired", "Gone"):
+            raise Gone(status.message)
+        raise RegistryError(
+            f"the watch of {self._of.resource}{self._of.place} failed: {status.code}"
+            f" {status.message[:300]}"
+        )
