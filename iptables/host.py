@@ -15,7 +15,7 @@ import trio
 
 from iptables.errors import ProgramMissingError, command_error
 
-TIMEOUT = 30.0  # seconds; a restore of 10,000 services takes 2
+TIMEOUT = 60.0  # seconds; giving the kernel 100,000 endpoints takes 2 to 6
 
 
 class Log(Protocol):

@@ -1,14 +1,18 @@
 """Install, drift, repair, removal: what is on the machine before, meanwhile and after."""
 
+import fcntl
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
+from iptables import detect, manager
 from iptables.drift import RepairLimit
 from iptables.errors import (
     InterceptionError,
+    LockHeldError,
     MixedBackendsError,
     NotPermittedError,
     ProgramMissingError,
@@ -306,6 +310,27 @@ async def test_missing_rights(make_world: Any):
             await world.interception("nft").install()
         with pytest.raises(NotPermittedError, match="CAP_NET_ADMIN"):
             await world.interception("legacy").remove()
+
+
+async def test_a_held_lock_is_waited_for_and_named(
+    make_world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    async with make_world(nodes=1, pods=1) as world:
+        enter, lock = world.host.command, tmp_path / "xtables.lock"
+
+        def with_own_lock(command: Sequence[str]) -> list[str]:
+            return list(enter(["env", f"XTABLES_LOCKFILE={lock}", *command]))
+
+        world.host.command = with_own_lock
+        monkeypatch.setattr(detect, "LOCK_SECONDS", "1")
+        monkeypatch.setattr(manager, "_TRIES", 2)
+        interception = world.interception("legacy")
+        with lock.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            with pytest.raises(LockHeldError, match=r"fuser -v /run/xtables\.lock"):
+                await interception.install()
+        await interception.install()
+        assert await interception.verify() == ()
 
 
 async def test_rules_that_the_kernel_refuses_change_nothing(make_world: Any):
