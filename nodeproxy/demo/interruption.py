@@ -29,6 +29,8 @@ class Interruption:
 
     def __enter__(self) -> Self:
         for number in SIGNALS:
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue  # nohup
             self._before[number] = signal.signal(number, self._note)
         return self
 

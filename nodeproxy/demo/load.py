@@ -33,6 +33,8 @@ Outcome = Literal["ok", "status", "refused", "reset", "closed", "timeout", "unre
 Address = tuple[str, int]
 KEPT_FOR: Final = 20
 """Requests on one kept connection."""
+MOST_IDLE: Final = 2
+"""Idle connections that a client keeps to one target, as Go's client does."""
 MOST_IN_FLIGHT: Final = 500
 """Requests of one client; above it, requests are skipped (and counted), not sent."""
 
@@ -258,7 +260,7 @@ class Load:
         except BaseException:
             connection.sock.close()
             raise
-        if form.kept and answer.reusable:
+        if form.kept and answer.reusable and len(idle) < MOST_IDLE:
             idle.append(connection)
         else:
             connection.sock.close()

@@ -11,9 +11,19 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from nodeproxy.demo.load import Result
-from nodeproxy.demo.stage import Span
+from nodeproxy.demo.processes import Span
 
-__all__ = ["Moments", "Phase", "Verdict", "explain", "phases", "shares", "verdict"]
+__all__ = [
+    "Moments",
+    "Phase",
+    "Verdict",
+    "distribution",
+    "explain",
+    "phases",
+    "reasons",
+    "shares",
+    "verdict",
+]
 
 AT_THE_KILL: Final = "in flight as the proxy was killed: its connections died with it"
 HOST_REFUSED: Final = (
@@ -48,7 +58,7 @@ class Moments:
 
 @dataclass
 class Phase:
-    """The requests that were begun within one part of the story."""
+    """The requests that succeeded having begun, or failed, within one part of the story."""
 
     title: str
     begins: float
@@ -91,7 +101,7 @@ class Verdict:
 
 
 def phases(results: Iterable[Result], moments: Moments) -> list[Phase]:
-    """The parts that the story has come to, each with the requests begun in it."""
+    """The parts that the story has come to, each with its requests."""
     found = [Phase("all is well", float("-inf"))]
     if moments.backend_killed:
         found.append(Phase("a back end is dead", moments.backend_killed.began))
@@ -100,7 +110,9 @@ def phases(results: Iterable[Result], moments: Moments) -> list[Phase]:
     if moments.proxy_ready is not None:
         found.append(Phase("the proxy is back", moments.proxy_ready))
     for result in results:
-        phase = next(p for p in reversed(found) if result.started >= p.begins)
+        # What failed belongs to what made it fail, which came after it had begun.
+        moment = result.started if result.ok else result.ended
+        phase = next(p for p in reversed(found) if moment >= p.begins)
         phase.results.append(result)
     return found
 
@@ -137,6 +149,11 @@ def shares(results: Sequence[Result]) -> list[tuple[str, int, float]]:
     counts = Counter(result.backend for result in results if result.ok)
     total = counts.total()
     return [(name, count, count / total) for name, count in sorted(counts.items())]
+
+
+def distribution(results: Sequence[Result]) -> str:
+    """``pod1-2 49%, pod2-2 51%``"""
+    return ", ".join(f"{name} {part:.0%}" for name, _, part in shares(results)) or "nobody"
 
 
 def reasons(results: Iterable[Result], moments: Moments) -> list[tuple[str, int, str]]:

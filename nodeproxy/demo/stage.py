@@ -1,5 +1,5 @@
-"""Where the demo plays: the same operations on a lab of network namespaces (root), or on
-loopback with explicit listeners (anybody).
+"""Where the demo plays, as far as it is the same everywhere; :mod:`nodeproxy.demo.places` has the
+two places.
 
 A stage starts and ends processes, writes the configuration, and asks the proxy as an operator
 would, over its admin socket. It decides nothing about the story, and `close` leaves nothing
@@ -12,8 +12,6 @@ import abc
 import contextlib
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,51 +20,31 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final, Literal, NamedTuple
+from typing import IO, Any, Final, Literal
 
 import msgspec
 
 from nodeproxy.admin.client import AdminError, Client, NoDaemon
 from nodeproxy.core.destination import host_port
-from nodeproxy.demo import lab
+from nodeproxy.demo.backend import split_address
 from nodeproxy.demo.load import Done, Result
+from nodeproxy.demo.processes import Span, first_line, kill, naming
 
-__all__ = ["Address", "BackEnd", "RootStage", "Span", "Stage", "StageError", "UserStage", "lack"]
+__all__ = ["Address", "BackEnd", "Stage", "StageError"]
 
 Address = tuple[str, int]
 SERVICE: Final = "shop/web"
 PORT: Final = 80
-BACKEND_PORT: Final = 8080
 RATE: Final = 100
 """Requests per second of each client."""
 TIMEOUT: Final = 5
 """Seconds a client waits. A SYN that the dead proxy's rules hold back is sent again after one
 second and after two (older kernels: three)."""
-EXPIRY: Final = 2
-"""Seconds after the last heartbeat until the kernel's own path carries the traffic."""
-PROGRAMS: Final = ("iptables", "ip6tables", "ipset", "nft")
-
 _lines = msgspec.json.Decoder(Result | Done)
-
-
-def lack() -> str | None:
-    """Why there can be no RootStage here, in words for the user; None if there can."""
-    if reason := lab.obstacle():
-        return reason
-    if missing := [program for program in PROGRAMS if shutil.which(program) is None]:
-        return f"missing programs: {', '.join(missing)} (apt-get install iptables ipset nftables)"
-    return None
 
 
 class StageError(Exception):
     """A process of the demo did not do what it had to; the text says which, and what it said."""
-
-
-class Span(NamedTuple):
-    """From the moment a process was told to end until it was seen to be gone."""
-
-    began: float
-    ended: float
 
 
 @dataclass(frozen=True)
@@ -89,7 +67,7 @@ class Stage(abc.ABC):
     vips: tuple[str, ...] = ()
 
     def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="nodeproxy-demo-"))
+        self.folder = _folder()
         self.backends: tuple[BackEnd, ...] = ()
         self.registered: tuple[BackEnd, ...] = ()
         """The back ends that the registry knows."""
@@ -149,18 +127,18 @@ class Stage(abc.ABC):
                 backend.place, "nodeproxy.demo.backend", arguments, f"{backend.name}.log"
             )
         for backend in wanted:
-            line = _first_line(self._servers[backend.name], check)
+            line = first_line(self._servers[backend.name], check)
             if not line:
                 raise StageError(
                     f"the back end {backend.name} did not start: {self._said(backend)}"
                 )
-            addresses = tuple(_address(word) for word in line.split())
+            addresses = tuple(split_address(word) for word in line.split())
             started.append(BackEnd(backend.name, backend.place, addresses))
         self.backends = tuple(started)
         self.register(self.backends)
 
     def kill_backend(self, name: str) -> Span:
-        return _kill(self._servers[name])
+        return kill(self._servers[name])
 
     def register(self, backends: Iterable[BackEnd]) -> None:
         """Write services.yaml, as an orchestrator would: whole, and by renaming."""
@@ -229,7 +207,7 @@ class Stage(abc.ABC):
 
     def kill_proxy(self) -> Span:
         assert self.proxy is not None
-        return _kill(self.proxy)
+        return kill(self.proxy)
 
     def admin(self) -> Client:
         return Client(self.socket, timeout=5)
@@ -340,7 +318,7 @@ class Stage(abc.ABC):
     def leftovers(self) -> list[str]:
         """What the demo has left on this machine, in words, having looked; empty: nothing."""
         found = [f"process {c.pid}" for c in self._children if c.poll() is None]
-        found += [f"process {pid}" for pid in _processes_that_name(str(self.folder))]
+        found += [f"process {pid}" for pid in naming(str(self.folder))]
         if self.folder.exists():
             found.append(f"folder {self.folder}")
         return found + self.leftovers_of_place()
@@ -381,157 +359,8 @@ class Stage(abc.ABC):
         return child
 
 
-class RootStage(Stage):
-    """Two nodes with two pods each; the proxy intercepts on node1."""
-
-    kind = "root"
-    host_client = "host process"
-    vips = ("10.96.0.10", "fd00:96::10")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lab = lab.Lab(nodes=2, pods=2)
-        self._namespaces: set[int] = set()
-        self._inhabitants: set[tuple[int, str]] = set()
-        self.pod_client = "pod1-1"
-        self.clients = (self.pod_client, self.host_client)
-        self.source = self.lab.pod(1, 1).address4
-
-    def build(self) -> None:
-        self.lab.__enter__()
-        names = [name for node in self.lab.nodes for name in (node.name, *_pod_names(node))]
-        self._namespaces = {self.lab.path(name).stat().st_ino for name in names}
-
-    def command(self, place: str, command: Sequence[str]) -> list[str]:
-        return self.lab.command(place, *command)
-
-    def describe_backends(self) -> tuple[BackEnd, ...]:
-        pods = (self.lab.pod(1, 2), self.lab.pod(2, 1), self.lab.pod(2, 2))
-        return tuple(
-            BackEnd(p.name, p.name, ((p.address4, BACKEND_PORT), (p.address6, BACKEND_PORT)))
-            for p in pods
-        )
-
-    def settings(self) -> str:
-        return (
-            "node: {name: node1}\n"
-            "interception:\n"
-            "  mode: iptables\n"
-            "  vip_cidrs: [10.96.0.0/16, 'fd00:96::/112']\n"
-            f"  expiry: {EXPIRY}s\n"
-            "telemetry: {access_log: {mode: all, path: access.log}}\n"
-        )
-
-    def targets(self) -> tuple[Address, ...]:
-        return tuple((vip, PORT) for vip in self.vips)
-
-    def place_of(self, who: str) -> str:
-        return self.pod_client if who == self.pod_client else "node1"
-
-    def dismantle(self) -> None:
-        # Looked up while the namespaces live: their numbers are given away again at once.
-        for path in Path("/proc").glob("[0-9]*/ns/net"):
-            with contextlib.suppress(OSError):
-                if path.stat().st_ino in self._namespaces:
-                    pid = int(path.parts[2])
-                    self._inhabitants.add((pid, _birth(pid)))
-        self.lab.close()
-
-    def leftovers_of_place(self) -> list[str]:
-        found = [f"namespace {path.name}" for path in lab.NETNS.glob(f"{self.lab.prefix}*")]
-        for pid, birth in self._inhabitants:
-            with contextlib.suppress(OSError):
-                if _birth(pid) == birth:
-                    found.append(f"process {pid} of a namespace")
-        return found
-
-
-class UserStage(Stage):
-    """Back ends and the proxy's explicit listener on free ports of loopback."""
-
-    kind = "user"
-    clients = ("client",)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._listener = ("127.0.0.1", 0)
-
-    def build(self) -> None:
-        # Nobody else is given this port in the next minute, as ports are handed out in turn.
-        with socket.socket() as probe:
-            probe.bind(self._listener)
-            self._listener = probe.getsockname()
-
-    def command(self, place: str, command: Sequence[str]) -> list[str]:
-        return list(command)
-
-    def describe_backends(self) -> tuple[BackEnd, ...]:
-        names = ("backend-a", "backend-b", "backend-c")
-        return tuple(BackEnd(name, "", (("127.0.0.1", 0),)) for name in names)
-
-    def settings(self) -> str:
-        return (
-            "interception: {mode: none}\n"
-            "listeners:\n"
-            f"  - {{bind: '{host_port(self._listener)}', service: {SERVICE}, port: {PORT}}}\n"
-            "telemetry: {metrics: 'off', access_log: {mode: all, path: access.log}}\n"
-        )
-
-    def targets(self) -> tuple[Address, ...]:
-        return (self._listener,)
-
-    def place_of(self, who: str) -> str:
-        return ""
-
-    def dismantle(self) -> None:
-        pass
-
-    def leftovers_of_place(self) -> list[str]:
-        return []
-
-
-def _pod_names(node: lab.Node) -> list[str]:
-    return [pod.name for pod in node.pods]
-
-
-def _address(word: str) -> Address:
-    host, _, port = word.rpartition(":")
-    return host.strip("[]"), int(port)
-
-
-def _kill(process: subprocess.Popen[Any]) -> Span:
-    """kill -9. When it has been waited for, the kernel has closed its sockets."""
-    began = time.monotonic()
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    return Span(began, time.monotonic())
-
-
-def _first_line(process: subprocess.Popen[Any], check: Callable[[], None]) -> str:
-    """What it prints first; empty if it ends without a word."""
-    found: list[bytes] = []
-    pipe = process.stdout
-    assert pipe is not None
-    reader = threading.Thread(target=lambda: found.append(pipe.readline()), daemon=True)
-    reader.start()
-    deadline = time.monotonic() + 20
-    while reader.is_alive() and time.monotonic() < deadline:
-        check()
-        reader.join(0.05)
-    return found[0].decode().strip() if found else ""
-
-
-def _birth(pid: int) -> str:
-    """When a process was started, as the kernel counts. OSError if it is gone."""
-    text = Path(f"/proc/{pid}/stat").read_text()
-    return text.rpartition(")")[2].split()[19]
-
-
-def _processes_that_name(text: str) -> list[int]:
-    """Processes with ``text`` in their command line, except this one."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            if text.encode() in path.read_bytes() and int(path.parts[2]) != os.getpid():
-                found.append(int(path.parts[2]))
-    return found
+def _folder() -> Path:
+    """A temporary folder whose path leaves room for the name of a unix socket (107 bytes)."""
+    usual = tempfile.gettempdir()
+    parent = usual if len(usual) < 70 else "/tmp"  # noqa: S108  # mkdtemp makes it ours alone
+    return Path(tempfile.mkdtemp(prefix="nodeproxy-demo-", dir=parent))

@@ -18,29 +18,13 @@ from typing import Final
 
 from nodeproxy.admin.client import AdminError
 from nodeproxy.core.destination import host_port
-from nodeproxy.demo import lab
+from nodeproxy.demo import ending, lab
 from nodeproxy.demo.interruption import Interrupted, Interruption
 from nodeproxy.demo.load import Result
 from nodeproxy.demo.narrator import Narrator
-from nodeproxy.demo.report import (
-    Moments,
-    Phase,
-    Verdict,
-    phases,
-    reasons,
-    shares,
-    verdict,
-)
-from nodeproxy.demo.stage import (
-    EXPIRY,
-    RATE,
-    SERVICE,
-    RootStage,
-    Stage,
-    StageError,
-    UserStage,
-    lack,
-)
+from nodeproxy.demo.places import EXPIRY, RootStage, UserStage, lack
+from nodeproxy.demo.report import Moments, Phase, Verdict, distribution, phases, reasons, verdict
+from nodeproxy.demo.stage import RATE, SERVICE, Stage, StageError
 
 __all__ = ["main"]
 
@@ -80,9 +64,16 @@ def main(*, mode: str = "auto", keep_logs: str | None = None) -> int:
         finally:
             interruption.ignore()
             left = story.remove(Path(keep_logs) if keep_logs else None)
+        ending.removed(narrator, left)
         if interruption.number:
-            return story.stopped(interruption.number, left)
-        return story.conclude(failure, left, keep_logs)
+            return 128 + interruption.number
+        if failure:
+            story.verdicts.append(Verdict("the story came to its end", False, failure))
+        story.verdicts.append(ending.nothing_left(left))
+        if stage.results:
+            names = [backend.name for backend in stage.backends]
+            ending.summary(narrator, story.phases(), story.moments, names)
+        return ending.judgement(narrator, story.verdicts, story.log, keep_logs)
 
 
 class Story:
@@ -185,8 +176,8 @@ class Story:
         stage.register(backend for backend in stage.backends if backend is not victim)
         self.wait(lambda: not addresses & stage.known(), "the registry's change arrives")
         self.say(
-            "services.yaml is rewritten without it, as an orchestrator would do; the proxy"
-            " and the kernel's sets have followed."
+            "services.yaml is rewritten without it, as an orchestrator would do; the proxy has"
+            " followed" + (", and so has the kernel's path." if self.moments.intercepted else ".")
         )
         since = time.monotonic()
         self.wait(
@@ -294,64 +285,6 @@ class Story:
             stage.close()
         return stage.leftovers()
 
-    def stopped(self, number: int, left: list[str]) -> int:
-        self.narrator.act("Stopped")
-        self.say(f"Signal {number}: everything was removed. {_leftovers(left)}")
-        return 128 + number
-
-    def conclude(self, failure: str, left: list[str], keep_logs: str | None) -> int:
-        self.narrator.act("Everything is removed")
-        self.say(_leftovers(left))
-        if self.stage.results:
-            self.summary()
-        self.verdicts.append(Verdict("nothing is left on this machine", not left, "; ".join(left)))
-        if failure:
-            self.verdicts.append(Verdict("the story came to its end", False, failure))
-        for claim in self.verdicts:
-            why = f": {claim.why}" if claim.why else ""
-            self.say(
-                f"{'held' if claim.held else 'NOT HELD'}  {claim.claim}{why}",
-                "green" if claim.held else "bold red",
-            )
-        if all(claim.held for claim in self.verdicts):
-            self.say(f"Everything held, in {self.narrator.elapsed:.0f} seconds.", "bold green")
-            return 0
-        where = f"the logs are in {keep_logs}" if keep_logs else "--keep-logs DIR keeps all logs"
-        self.say(f"Not everything held; {where}. The proxy's log ends with:", "bold red")
-        self.narrator.quote(self.log)
-        return 1
-
-    def summary(self) -> None:
-        """The table of all phases, and every failure with its reason."""
-        found = self.phases()
-        names = [backend.name for backend in self.stage.backends]
-        rows = []
-        for phase in found:
-            parts = {name: f"{part:.0%}" for name, _, part in shares(phase.results)}
-            rows.append(
-                [
-                    phase.title,
-                    f"{len(phase.results):,}",
-                    f"{len(phase.proxied):,}",
-                    f"{len(phase.direct):,}",
-                    f"{len(phase.failed):,}",
-                    f"{phase.median * 1000:.1f} ms",
-                    f"{phase.slowest * 1000:,.0f} ms",
-                    *(parts.get(name, "-") for name in names),
-                ]
-            )
-        self.narrator.table(
-            ["PHASE", "REQUESTS", "PROXIED", "DIRECT", "FAILED", "MEDIAN", "SLOWEST", *names], rows
-        )
-        self.say("Failures (there must be none but where it says why):")
-        failed = False
-        for phase in found:
-            for what, count, why in reasons(phase.results, self.moments):
-                failed = True
-                self.say(f"  {phase.title}: {count} x {what}: {why}")
-        if not failed:
-            self.say("  none")
-
     # -- telling and waiting -------------------------------------------------------------------
 
     def phases(self) -> list[Phase]:
@@ -360,7 +293,7 @@ class Story:
     def tell(self, phase: Phase) -> None:
         """How a phase has gone so far."""
         self.say(
-            f"{len(phase.ok):,} requests answered: {_distribution(phase.results)}; "
+            f"{len(phase.ok):,} requests answered: {distribution(phase.results)}; "
             f"{len(phase.proxied):,} through the proxy, {len(phase.direct):,} past it; "
             f"median {phase.median * 1000:.1f} ms, slowest {phase.slowest * 1000:,.0f} ms."
         )
@@ -421,13 +354,3 @@ class Story:
         failed = sum(not result.ok for result in results)
         direct = sum(result.ok and not result.via for result in results)
         return f"{len(results):,} requests, {direct:,} past the proxy, {failed:,} failed"
-
-
-def _distribution(results: list[Result]) -> str:
-    return ", ".join(f"{name} {part:.0%}" for name, _, part in shares(results)) or "nobody"
-
-
-def _leftovers(left: list[str]) -> str:
-    if left:
-        return f"LEFT BEHIND: {', '.join(left)}."
-    return "Looked for namespaces, processes and files of this demo: nothing is left."
