@@ -19,8 +19,8 @@ import trio
 from registry.base import Context, Problem, RegistryError, Sink
 from registry.http import client
 from registry.kubernetes import wire
-from registry.kubernetes.access import access
-from registry.kubernetes.api import Api, Collection, Refused
+from registry.kubernetes.access import Access, access
+from registry.kubernetes.api import Api, Collection, Gone, Refused
 from registry.kubernetes.objects import OUR_PROXY_NAME, PROXY_NAME, ZONE
 from registry.kubernetes.options import IN_CLUSTER, Options
 from registry.kubernetes.reflector import BITE, Reflector
@@ -29,6 +29,8 @@ from registry.model import Service
 
 __all__ = ["KubernetesBackend", "Options"]
 
+NODE_PATIENCE: Final = 15.0
+"""Seconds that the first publication waits for the Node at most."""
 _HEADLESS: Final = "!service.kubernetes.io/headless"
 _CORE: Final = "/api/v1"
 _DISCOVERY: Final = "/apis/discovery.k8s.io/v1"
@@ -105,6 +107,7 @@ class KubernetesBackend:
                     page=self._options.page,
                     watch_timeout=self._options.watch_timeout,
                     changed=publisher.wake,
+                    lock=publisher.lock,
                     rng=self._rng,
                 )
                 for collection, table in self._tables
@@ -142,6 +145,7 @@ class _Publisher:
         self._kept: frozenset[str] = frozenset()
         self._node_problem: Problem | None = None
         self._waiting = ""
+        self.lock = trio.Lock()
         self.reflectors: list[Reflector] = []
 
     def wake(self) -> None:
@@ -157,15 +161,107 @@ class _Publisher:
         await self._learn_node(api)
         first = True
         while True:
-            if all(r.ready and not r.replacing for r in self.reflectors):
-                if first:
-                    self._view.dirty.update(dict.fromkeys(self._view))
-                    first = False
-                await self._publish()
-            else:
-                self._news = trio.Event()
-                await self._news.wait()
-                continue
-            if not self._news.is_set():
-                await self._news.wait()
             self._news = trio.Event()
+            if all(reflector.ready for reflector in self.reflectors):
+                # A collection that is being replaced is not looked at half way.
+                async with self.lock:
+                    if first:
+                        self._view.dirty.update(dict.fromkeys(self._view))
+                        first = False
+                    await self._publish()
+            await self._news.wait()
+
+    async def _learn_node(self, api: Api) -> None:
+        """Nothing of this is needed to serve, but for services that stay on their node."""
+        name, configured = self._backend.node, self._backend._context.zone
+        self._view.node = ""
+        if not name:
+            return
+        place = f"{_CORE}/nodes/{quote(name, safe='')}"
+        problem = ""
+        trusted = True
+        with trio.move_on_after(NODE_PATIENCE) as late:
+            try:
+                body = await api.get(place, {}, "get", Collection(place, "nodes"))
+                labels = wire.named(body).metadata.labels or {}
+                self._backend.zone = labels.get(ZONE, "")
+            except Refused as error:
+                trusted = error.code != 404
+                problem = str(error)
+                if not trusted:
+                    problem = f"there is no node of this name: set NODE_NAME or `node` ({error})"
+            except (RegistryError, Gone, msgspec.MsgspecError) as error:
+                problem = f"cannot be read: {error}"
+        if late.cancelled_caught:
+            problem = "cannot be read: no answer in time"
+        zone = self._backend.zone
+        if not problem and configured and zone and configured != zone:
+            problem = f"its zone is {zone!r}, the daemon's configuration says {configured!r}"
+        self._view.node = name if trusted else ""
+        self._node_problem = Problem(problem, f"Node {name}") if problem else None
+
+    async def _publish(self) -> None:
+        removals: list[str] = []
+        batch: list[Service] = []
+        dirty = self._view.dirty
+        work = 0
+        while dirty:
+            name = next(iter(dirty))
+            del dirty[name]
+            service = self._view.build(name)
+            before = self._published.get(name)
+            if service is None:
+                if before is not None:
+                    del self._published[name]
+                    removals.append(name)
+            elif service != before:
+                self._published[name] = service
+                batch.append(service)
+                work += len(service.endpoints)
+            work += 1
+            if work >= BITE:
+                work = 0
+                if batch:
+                    self._sink.upsert(batch)
+                    batch = []
+                await trio.lowlevel.checkpoint()
+        if batch:
+            self._sink.upsert(batch)
+        relisted = any(reflector.relisted for reflector in self.reflectors)
+        if removals and relisted and not self._published:
+            # Not one by one: that all services are gone at once is for the supervisor to judge.
+            self._sink.replace([])
+        elif removals:
+            self._sink.remove(removals)
+        self._report()
+        kept = frozenset(self._view.unreadable)
+        if kept != self._kept:
+            self._kept = kept
+            self._sink.keep(kept)
+        for reflector in self.reflectors:
+            self._backend.lists += reflector.relisted
+            reflector.relisted = False
+        if all(reflector.confirmed for reflector in self.reflectors):
+            for reflector in self.reflectors:
+                reflector.confirmed = False
+            self._sink.synced()
+
+    def _report(self) -> None:
+        problems: list[Problem] = []
+        if self._waiting:
+            problems.append(Problem(self._waiting, self._backend._server))
+        if self._node_problem is not None:
+            problems.append(self._node_problem)
+        if self._view.left_out:
+            count = len(self._view.left_out)
+            message = (
+                f"{count} service(s) with internalTrafficPolicy Local are left to the kernel:"
+                " this node's name is not known"
+            )
+            problems.append(Problem(message, next(iter(self._view.left_out))))
+        for table in self._tables:
+            problems.extend(table.problems())
+        told = tuple(problems)
+        if told != self._told:
+            self._told = told
+            self._sink.problems(told)

@@ -52,9 +52,11 @@ class Reflector:
         page: int,
         watch_timeout: float,
         changed: Callable[[], None],
+        lock: trio.Lock,
         rng: random.Random,
     ) -> None:
-        """``changed`` is called when the table or one of the flags below has changed."""
+        """``changed`` is called when the table or one of the flags below has changed. ``lock`` is
+        held while the table is being replaced: it is of no use meanwhile."""
         self._api = api
         self._of = collection
         self._table = table
@@ -63,11 +65,11 @@ class Reflector:
         self._watch_timeout = watch_timeout
         self._changed = changed
         self._rng = rng
+        self._lock = lock
         self._futile = 0
+        self._work = 0
         self.ready = False
         """The table is as complete as the server's answer."""
-        self.replacing = False
-        """The table is being replaced and is of no use meanwhile."""
         self.confirmed = False
         """The server has said something since this was last set to False."""
         self.relisted = False
@@ -120,17 +122,12 @@ class Reflector:
                 found = wire.page(body)
             except msgspec.MsgspecError as error:
                 raise RegistryError(f"the list of {self._of.resource}: {error}") from None
-            work = 0
             items = found.items or []
             for raw in items:
                 entry = self._table.read(raw)
                 if entry is not None:
                     fresh[entry.key] = entry
-                    work += len(entry.endpoints)
-                work += 1
-                if work >= BITE:
-                    work = 0
-                    await trio.lowlevel.checkpoint()
+                await self._did(1 + (len(entry.endpoints) if entry else 0))
             token = found.metadata.continue_
             if not token:
                 return fresh, found.metadata.version
@@ -141,16 +138,9 @@ class Reflector:
     async def _replace(self, fresh: dict[str, Entry], version: str) -> None:
         if not version:
             raise RegistryError(f"the list of {self._of.resource} has no resourceVersion")
-        self.replacing = True
-        try:
-            work = 0
+        async with self._lock:
             for step in self._table.replace(fresh, version):
-                work += step
-                if work >= BITE:
-                    work = 0
-                    await trio.lowlevel.checkpoint()
-        finally:
-            self.replacing = False
+                await self._did(step)
         self.ready = self.confirmed = self.relisted = True
         self._changed()
 
@@ -201,10 +191,15 @@ class Reflector:
                         self._changed()
                 except httpx.ReadTimeout:
                     frozen = True
-                except (httpx.HTTPError, ValueError):
-                    # Cut, or garbled by whatever is in between: both end this watch only. What
-                    # was complete before has been applied.
+                except httpx.HTTPError:
+                    # Cut: that ends this watch only. What was complete has been applied.
                     pass
+                except (ValueError, msgspec.MsgspecError) as error:
+                    # Asked again the server would say it again.
+                    self._table.version = ""
+                    raise RegistryError(
+                        f"the watch of {self._of.resource}{self._of.place} is garbled: {error}"
+                    ) from None
         if frozen:
             raise RegistryError(
                 f"the watch of {self._of.resource}{self._of.place} was silent beyond its end: the"
@@ -221,7 +216,13 @@ class Reflector:
             self._error(event.object)
         work = self._table.event(event.type, event.object)
         self._futile = 0
-        if work >= BITE:
+        await self._did(work)
+
+    async def _did(self, work: int) -> None:
+        """Lets the loop go on after each BITE of work."""
+        self._work += work
+        if self._work >= BITE:
+            self._work = 0
             await trio.lowlevel.checkpoint()
 
     def _error(self, raw: msgspec.Raw) -> None:
