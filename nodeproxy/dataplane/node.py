@@ -85,7 +85,8 @@ class Node:
         """Serve an explicit listener: every connection goes to one service port."""
 
         def accept(sock: socket.socket, peer: Address) -> None:
-            self._accept(sock, peer, f"{service}:{port}", lambda: self._named(service, port))
+            destination = host_port(sock.getsockname()[:2])
+            self._accept(sock, peer, destination, lambda: self._named(service, port))
 
         return self._listen(sock, accept, f"{service}:{port}")
 
