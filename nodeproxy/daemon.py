@@ -30,13 +30,14 @@ from nodeproxy.admin.api import admin_handler, metrics_handler
 from nodeproxy.admin.server import serve
 from nodeproxy.admin.sockets import SocketBusy, tcp_listener, unix_listener
 from nodeproxy.config import Config
-from nodeproxy.core.destination import host_port
+from nodeproxy.core.destination import Address, host_port
 from nodeproxy.dataplane.listener import listen
 from nodeproxy.dataplane.node import Node
 from nodeproxy.dataplane.reactor import Reactor
-from nodeproxy.frontends import changed, frontends
 from nodeproxy.inspection import Inspection
+from nodeproxy.intercepting import Intercepting
 from nodeproxy.notify import Notifier
+from nodeproxy.parts import Parts
 from nodeproxy.settings import dataplane_settings, interception_settings, registry_specs
 from nodeproxy.telemetry import log as logging
 from nodeproxy.telemetry import process
@@ -54,8 +55,6 @@ WORTH_A_LINE: Final = 0.1
 """Seconds of a loop stall that is logged."""
 NOTED: Final = 0.005
 """Seconds of lateness that are a stall, and not the scheduler's grain."""
-FULL_SYNC: Final = 2000
-"""Changes of frontends from which on sending all is cheaper than sending each."""
 
 
 class StartError(Exception):
@@ -81,12 +80,22 @@ class Daemon:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.started = time.time()
         self.log_writer = LineWriter(sys.stderr.fileno())
         logging.configure(config.log.level, config.log.format, write=self.log_writer.write)
         self.log = logging.get_logger("daemon")
-        self.metrics = Metrics(config.telemetry.max_series)
-        self.families = Families(self.metrics)
+        self.notifier = Notifier()
+        self.parts = self._compose()
+        self.inspection = Inspection(self.parts)
+        self._throttle = logging.Throttle(self.log, 10.0, time.monotonic)
+        self._patience = trio.CancelScope()
+        """The wait for what is in flight, at the end."""
+
+    def _compose(self) -> Parts:
+        """Make all parts; nothing runs yet."""
+        config = self.config
+        metrics = Metrics(config.telemetry.max_series)
+        self.families = Families(metrics)
+        self._stalls = self.families.loop_stall.bind()
         self.access_writer = self._access_writer()
         access = config.telemetry.access_log
         rng = random.Random()
@@ -95,49 +104,38 @@ class Daemon:
             self.access_writer.write,
             rng,
         )
-        self.reactor = Reactor()
-        self.reactor.on_crash = self._on_crash
-        self.reactor.on_lag = self._on_lag
-        self._throttle = logging.Throttle(self.log, 10.0, time.monotonic)
-        self.node = Node(
+        reactor = Reactor()
+        reactor.on_crash = self._on_crash
+        reactor.on_lag = self._on_lag
+        node = Node(
             dataplane_settings(config),
-            self.reactor,
+            reactor,
             self.families,
             self.access_log,
             rng=rng,
             log=logging.get_logger("dataplane").info,
         )
-        self.node_name = config.node.name or socket.gethostname()
-        self.registries = Registries(
+        name = config.node.name or socket.gethostname()
+        registries = Registries(
             registry_specs(config),
             on_change=self._on_change,
             state_dir=Path(config.base_dir, config.state_dir),
-            node=self.node_name,
+            node=name,
             zone=config.node.zone,
-            mark=self.node.settings.mark,
+            mark=node.settings.mark,
             log=logging.get_logger("registry"),
         )
-        self.interception: Interception | None = None
+        intercepting = None
         if config.interception.mode == "iptables":
-            self.interception = Interception(
-                interception_settings(config), logging.get_logger("interception")
+            log = logging.get_logger("interception")
+            intercepting = Intercepting(
+                Interception(interception_settings(config), log),
+                catalog=lambda: registries.catalog,
+                listen=self._intercept,
+                accepting=lambda: not node.draining,
+                log=log,
             )
-        self.intercepting = False
-        """True between the first beat and the orderly release."""
-        self.notifier = Notifier()
-        self.worst_stall = self.last_stall = 0.0
-        self._stalls = self.families.loop_stall.bind()
-        self.synced = False
-        """Each registry has answered, or its last good state serves, or it has failed once."""
-        self.started_all = False
-        """All parts have begun."""
-        self.beats = 0
-        self._pending: list[Change] = []
-        self._pending_full = False
-        self._work = trio.Event()
-        self._patience = trio.CancelScope()
-        """The wait for what is in flight, at the end."""
-        self.inspection = Inspection(self)
+        return Parts(config, name, time.time(), metrics, reactor, node, registries, intercepting)
 
     # -- a life --------------------------------------------------------------------------
 
@@ -149,7 +147,7 @@ class Daemon:
         try:
             with self._sockets() as (admin, public):
                 async with trio.open_nursery() as vital:
-                    await vital.start(self.reactor.run)
+                    await vital.start(self.parts.reactor.run)
                     await vital.start(serve, [admin], admin_handler(self.inspection))
                     if public is not None:
                         await vital.start(serve, [public], metrics_handler(self.inspection))
@@ -161,21 +159,23 @@ class Daemon:
                         await self._stop()
                         vital.cancel_scope.cancel()
         finally:
-            self.reactor.close()
+            self.parts.reactor.close()
             self.notifier.close()
             self.access_writer.close()
             self.log_writer.close()
 
     async def _decide(self, nursery: trio.Nursery) -> None:
         """Start the parts that may fail and come back; return when all have begun."""
+        config = self.config
         nursery.start_soon(self._tell_systemd)
-        await nursery.start(self.registries.run)
+        await nursery.start(self.parts.registries.run)
         self._listen_explicitly()
-        await self.registries.wait_synced()
-        self.synced = True
-        if self.interception is not None:
-            await self._start_intercepting(nursery, self.interception)
-        self.started_all = True
+        await self.parts.registries.wait_synced()
+        self.parts.synced = True
+        if self.parts.intercepting is not None:
+            await nursery.start(self.parts.intercepting.run)
+            self.parts.reactor.every(config.interception.expiry / 4, self.parts.intercepting.beat)
+        self.parts.complete = True
         self._settle()
         self.notifier.send("READY=1", f"STATUS={self._summary()}")
         self.log.info("ready", summary=self._summary(), version=__version__)
@@ -212,20 +212,19 @@ class Daemon:
         patience = self.config.traffic.drain_timeout
         with trio.CancelScope(shield=True, deadline=trio.current_time() + 5 + patience):
             self.notifier.send("STOPPING=1")
-            intercepting, self.intercepting = self.intercepting, False
-            if self.interception is not None and intercepting:
+            if self.parts.intercepting is not None:
                 try:
-                    self.interception.release()
+                    self.parts.intercepting.release()
                 except (InterceptionError, OSError) as error:
                     self.log.error("the switch could not be released", error=str(error))
             empty = trio.Event()
-            self.node.lanes.on_empty = empty.set
-            self.node.drain()
-            if len(self.node.lanes):
+            self.parts.node.lanes.on_empty = empty.set
+            self.parts.node.drain()
+            if len(self.parts.node.lanes):
                 self._patience.deadline = trio.current_time() + patience
                 with self._patience:
                     await empty.wait()
-        self.node.close()
+        self.parts.node.close()
         self.log.info("stopped")
 
     async def _watch_signals(self, scope: trio.CancelScope) -> None:
@@ -238,10 +237,10 @@ class Daemon:
                     continue
                 name = signal.Signals(number).name
                 if scope.cancel_called:
-                    self.log.info("stopping at once", signal=name, lanes=len(self.node.lanes))
+                    self.log.info("stopping at once", signal=name, lanes=len(self.parts.node.lanes))
                     self._patience.cancel()
                 else:
-                    self.log.info("stopping", signal=name, lanes=len(self.node.lanes))
+                    self.log.info("stopping", signal=name, lanes=len(self.parts.node.lanes))
                     scope.cancel()
 
     def _settle(self) -> None:
@@ -257,79 +256,18 @@ class Daemon:
         for listener in self.config.listeners:
             address = (listener.bind.host, listener.bind.port)
             sock = _open(address, "listeners")
-            self.node.serve_port(sock, str(listener.service), listener.port)
+            self.parts.node.serve_port(sock, str(listener.service), listener.port)
             self.log.info("listening", address=host_port(address), service=str(listener.service))
 
-    async def _start_intercepting(self, nursery: trio.Nursery, kernel: Interception) -> None:
-        """Rules first, as they hand over nothing yet; then listeners; then the first beat."""
-        await kernel.install()
-        settings = kernel.settings
-        for family in kernel.status().families:
-            address = settings.address6 if family == 6 else settings.address4
-            self.node.intercept(_open((address, settings.outbound_port), "interception"))
-        await kernel.sync(frontends(self.registries.catalog))
-        self._pending.clear()
-        self.intercepting = True
-        self._beat()
-        self.reactor.every(settings.expiry / 4, self._beat)
-        nursery.start_soon(self._sync_kernel, kernel)
-        nursery.start_soon(kernel.watch)
-
-    def _beat(self) -> None:
-        """Keep the dead-man's switch alive: from the loop that carries the traffic, and only
-        while it really accepts."""
-        if self.intercepting and self.interception is not None and not self.node.draining:
-            self.interception.beat()
-            self.beats += 1
-
-    async def _sync_kernel(self, kernel: Interception) -> None:
-        """Bring the kernel's sets after the catalog."""
-        while True:
-            await self._work.wait()
-            self._work = trio.Event()
-            changes, self._pending = self._pending, []
-            catalog = self.registries.catalog
-            try:
-                if self._pending_full or len(changes) > FULL_SYNC:
-                    self._pending_full = False
-                    await kernel.sync(frontends(catalog))
-                else:
-                    upserts, removals = changed(changes, catalog)
-                    await kernel.update(upserts.values(), removals)
-            except InterceptionError as error:
-                # The rules' own watch repairs; what these changes meant is sent again whole.
-                self._pending_full = True
-                self._throttle.warning("kernel sync", "kernel sets not updated", error=str(error))
-                await trio.sleep(1)
-                self._work.set()
-
-    async def stop_intercepting(self) -> None:
-        """Leave the path of traffic: no beat, no rules."""
-        self.intercepting = False
-        if self.interception is not None:
-            await self.interception.remove()
-
-    async def resume_intercepting(self) -> int:
-        """Put the rules right and, after ``stop_intercepting``, get back into the path. Returns
-        how many differences there were."""
-        kernel = self.interception
-        if kernel is None:
-            return 0
-        if self.intercepting:
-            return len(await kernel.repair())
-        await kernel.install()
-        await kernel.sync(frontends(self.registries.catalog))
-        self.intercepting = True
-        self._beat()
-        return 0
+    def _intercept(self, address: Address) -> None:
+        self.parts.node.intercept(_open(address, "interception"))
 
     # -- what the parts report -------------------------------------------------------------
 
     def _on_change(self, catalog: Catalog, changes: Sequence[Change]) -> None:
-        self.node.update(catalog, changes)
-        if self.interception is not None:
-            self._pending.extend(changes)
-            self._work.set()
+        self.parts.node.update(catalog, changes)
+        if self.parts.intercepting is not None:
+            self.parts.intercepting.follow(changes)
 
     def _on_crash(self, error: BaseException) -> None:
         self.log.error("a connection's lane crashed: please report this", exc_info=error)
@@ -337,8 +275,8 @@ class Daemon:
     def _on_lag(self, seconds: float) -> None:
         self._stalls.observe(max(0.0, seconds))
         if seconds > NOTED:
-            self.last_stall = seconds
-            self.worst_stall = max(self.worst_stall, seconds)
+            self.parts.last_stall = seconds
+            self.parts.worst_stall = max(self.parts.worst_stall, seconds)
             if seconds > WORTH_A_LINE:
                 self._throttle.warning(
                     "loop stalled", "the loop stalled", seconds=round(seconds, 3)
@@ -352,16 +290,17 @@ class Daemon:
     async def _tell_systemd(self) -> None:
         notifier = self.notifier
         if notifier.watchdog is not None:
-            self.reactor.every(notifier.watchdog / 3, notifier.alive)
+            self.parts.reactor.every(notifier.watchdog / 3, notifier.alive)
         while True:
             await trio.sleep(10)
             notifier.send(f"STATUS={self._summary()}")
 
     def _summary(self) -> str:
-        catalog = self.registries.catalog
-        how = "intercepting" if self.intercepting else "not intercepting"
+        catalog = self.parts.registries.catalog
+        on = self.parts.intercepting is not None and self.parts.intercepting.on
+        how = "intercepting" if on else "not intercepting"
         return (
-            f"{len(catalog)} services, {len(self.node.lanes)} lanes, {how},"
+            f"{len(catalog)} services, {len(self.parts.node.lanes)} lanes, {how},"
             f" {len(self.config.listeners)} explicit listeners"
         )
 

@@ -27,13 +27,12 @@ from nodeproxy.core.destination import Direct, Found, dialled, host_port, named
 from nodeproxy.core.errors import NoEndpoints, ProxyError
 from nodeproxy.core.explain import choose
 from nodeproxy.core.standing import Standing
+from nodeproxy.parts import Parts
 from registry.catalog import Catalog
 from registry.model import Endpoint, Port, Service
 
 if TYPE_CHECKING:
-    from nodeproxy.daemon import Daemon
     from nodeproxy.dataplane.upstream import Target
-    from nodeproxy.inspection import Inspection
 
 __all__ = ["STATES", "explain"]
 
@@ -58,9 +57,9 @@ SETTINGS: Final = (
 )
 
 
-async def explain(query: ExplainQuery, daemon: Daemon, inspection: Inspection) -> ExplainView:
+async def explain(query: ExplainQuery, parts: Parts) -> ExplainView:
     """The whole story of one request that nobody has sent."""
-    story = _Story(query, daemon, inspection)
+    story = _Story(query, parts)
     return await story.tell()
 
 
@@ -76,10 +75,9 @@ class _Candidate:
 
 
 class _Story:
-    def __init__(self, query: ExplainQuery, daemon: Daemon, inspection: Inspection) -> None:
+    def __init__(self, query: ExplainQuery, parts: Parts) -> None:
         self.query = query
-        self.daemon = daemon
-        self.inspection = inspection
+        self.parts = parts
         self.steps: list[StepView] = []
         self.view = ExplainView(query, "unreachable", "")
 
@@ -109,7 +107,7 @@ class _Story:
         try:
             if explicit is not None:
                 service, _, number = explicit.rpartition(":")
-                found: Found | Direct = named(self.daemon.registries.catalog, service, int(number))
+                found: Found | Direct = named(self.parts.registries.catalog, service, int(number))
                 self.step(
                     "destination", f"explicit listener {host_port(destination)}", True,
                     f"it stands for {explicit}",
@@ -146,7 +144,7 @@ class _Story:
         if host == "localhost":
             yield "127.0.0.1", port
             return
-        service = _by_name(self.daemon.registries.catalog, host)
+        service = _by_name(self.parts.registries.catalog, host)
         if service is None:
             self.step("destination", f"name {host}", False, "no service has this name")
             return
@@ -159,15 +157,15 @@ class _Story:
 
     def _explicit(self, destination: tuple[str, int]) -> str | None:
         """The service port of an explicit listener at this address."""
-        for listener in self.daemon.node.listeners:
+        for listener in self.parts.node.listeners:
             if listener.service and listener.address == destination:
                 return listener.service
         return None
 
     async def _intercepted(self, destination: tuple[str, int]) -> ExplainView | None:
         """Follow the packet through the kernel. The answer, if the proxy never sees it."""
-        kernel = self.daemon.interception
-        if kernel is None:
+        taking = self.parts.intercepting
+        if taking is None:
             self.step("interception", "interception.mode: none", False, "no rules are installed")
             return self.end(
                 "kernel", f"nothing is intercepted: {host_port(destination)} is dialled directly"
@@ -180,7 +178,7 @@ class _Story:
             interface="pod" if source else "lo",
         )
         try:
-            trace = await kernel.trace(packet)
+            trace = await taking.kernel.trace(packet)
         except InterceptionError as error:
             self.step("interception", "the rules on this machine", False, str(error))
             return self.end("unreachable", "the rules on this machine cannot be read")
@@ -196,9 +194,9 @@ class _Story:
         return self.end("unreachable", trace.sentence)
 
     def _dialled(self, destination: tuple[str, int]) -> Found | Direct:
-        node = self.daemon.node
+        node = self.parts.node
         found = dialled(
-            self.daemon.registries.catalog,
+            self.parts.registries.catalog,
             destination,
             node.own,
             registry_only=node.settings.registry_only,
@@ -214,12 +212,12 @@ class _Story:
     # -- who serves it --------------------------------------------------------------------
 
     def _balance(self, service: Service, port: Port) -> ExplainView:
-        policy = self.daemon.node.settings.policy
+        policy = self.parts.node.settings.policy
         backend = f"{service.name}:{port.port}"
         protocol, why = _protocol(self.query, port)
         self.step("protocol", protocol, True, why)
         self.step("route", "no route applies", True, f"all requests go to {backend}")
-        targets = self.inspection.targets(service, port)
+        targets = self.parts.targets(service, port)
         usable = [(e, t) for e, standing, t in targets if standing.takes_traffic]
         self.note(
             service=service.name,
@@ -247,7 +245,7 @@ class _Story:
                 c.endpoint.key == endpoint.key for c in choice.compared
             )
             picked = choice is not None and choice.picked.endpoint.key == endpoint.key
-            views.append(_candidate(endpoint, standing, target, share, drawn, picked, self.daemon))
+            views.append(_candidate(endpoint, standing, target, share, drawn, picked, self.parts))
         eligible = f"{len(usable)} of {len(targets)} endpoints take new traffic"
         self.step("balance", policy.balance, choice is not None, eligible)
         self.note(candidates=tuple(views))
@@ -278,15 +276,15 @@ class _Story:
         self, service: Service, port: Port, candidates: list[_Candidate]
     ) -> Picker[_Candidate]:
         """The picker that serves traffic, as far as it has a memory: whose turn it is."""
-        made = picker(self.daemon.node.settings.policy.balance, candidates)
-        upstream = self.daemon.node.upstreams.get((service.name, port.port))
+        made = picker(self.parts.node.settings.policy.balance, candidates)
+        upstream = self.parts.node.upstreams.get((service.name, port.port))
         if upstream is not None and isinstance(upstream.picker, RoundRobin):
             assert isinstance(made, RoundRobin)
             made.next = upstream.picker.next
         return made
 
     def _settings(self) -> Iterator[SettingView]:
-        config = self.daemon.config
+        config = self.parts.config
         for name in SETTINGS:
             value: object = config
             for part in name.split("."):
@@ -294,7 +292,7 @@ class _Story:
             yield SettingView(name, str(value), config.origin(name))
 
     def _notes(self, service: Service) -> Iterator[str]:
-        for registry in self.daemon.registries.statuses():
+        for registry in self.parts.registries.statuses():
             if registry.state not in ("synced", "starting") and registry.services:
                 age = f"{registry.age_seconds:.0f} s" if registry.age_seconds else "unknown"
                 yield f"registry {registry.name} (age {age}): {registry.meaning}"
@@ -309,11 +307,11 @@ def _candidate(
     share: float | None,
     drawn: bool,
     picked: bool,
-    daemon: Daemon,
+    parts: Parts,
 ) -> CandidateView:
     why = standing.value
-    if target is not None and target.health.ejected_until > daemon.reactor.now:
-        left = target.health.ejected_until - daemon.reactor.now
+    if target is not None and target.health.ejected_until > parts.reactor.now:
+        left = target.health.ejected_until - parts.reactor.now
         why += f"; {left:.0f} s more; last: {target.health.last_failure}"
     return CandidateView(
         address=host_port((endpoint.address, endpoint.port)),

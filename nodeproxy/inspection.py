@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Final, Literal, cast
 
 import msgspec
 
-from iptables.rules import rules, saved_text, sets_text
 from nodeproxy import __version__
 from nodeproxy.admin.views import (
     DriftView,
@@ -38,8 +37,10 @@ from nodeproxy.admin.views import (
     VerifyView,
 )
 from nodeproxy.core.destination import host_port
-from nodeproxy.core.standing import Standing, standings
+from nodeproxy.core.standing import Standing
 from nodeproxy.explanation import STATES, explain
+from nodeproxy.parts import Parts
+from nodeproxy.rulestext import rules_text
 from nodeproxy.telemetry import log as logging
 from nodeproxy.telemetry.families import Families
 from nodeproxy.telemetry.process import open_descriptors
@@ -48,7 +49,6 @@ from registry.model import Endpoint, Port, Service
 
 if TYPE_CHECKING:
     from iptables.drift import Drift
-    from nodeproxy.daemon import Daemon
     from nodeproxy.dataplane.upstream import Target
 
 __all__ = ["Inspection"]
@@ -60,25 +60,25 @@ PAGE: Final = os.sysconf("SC_PAGESIZE")
 class Inspection:
     """Implements :class:`nodeproxy.admin.views.View` for one daemon."""
 
-    def __init__(self, daemon: Daemon) -> None:
-        self._daemon = daemon
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
 
     # -- the whole ------------------------------------------------------------------------
 
     def status(self) -> StatusView:
-        daemon = self._daemon
-        config, catalog = daemon.config, daemon.registries.catalog
+        parts = self._parts
+        config, catalog = parts.config, parts.registries.catalog
         ready = self.ready()
         registries = self.registries()
         return StatusView(
             version=__version__,
             pid=os.getpid(),
-            node=daemon.node_name,
+            node=parts.name,
             ready=ready.ok,
             reasons=ready.reasons,
             zone=config.node.zone,
-            started=_moment(daemon.started),
-            uptime_seconds=round(time.time() - daemon.started, 3),
+            started=_moment(parts.started),
+            uptime_seconds=round(time.time() - parts.started, 3),
             config=config.path,
             warnings=tuple(str(w) for w in config.warnings),
             log_level=self.log_level(),
@@ -87,21 +87,21 @@ class Inspection:
             endpoints=sum(r.endpoints for r in registries),
             endpoints_ejected=sum(
                 count
-                for upstream in daemon.node.upstreams.values()
+                for upstream in parts.node.upstreams.values()
                 for standing, count in upstream.tally().items()
                 if STATES[standing] == "ejected"
             ),
-            connections=daemon.node.connections(),
-            requests=daemon.node.ended,
-            errors=daemon.node.failed,
+            connections=parts.node.connections(),
+            requests=parts.node.ended,
+            errors=parts.node.failed,
             listeners=tuple(self._listeners()),
             interception=self.interception(),
             registries=registries,
             conflicts=_problems(catalog.conflicts),
             loop=LoopView(
-                lanes=len(daemon.node.lanes),
-                last_stall_seconds=round(daemon.last_stall, 6),
-                worst_stall_seconds=round(daemon.worst_stall, 6),
+                lanes=len(parts.node.lanes),
+                last_stall_seconds=round(parts.last_stall, 6),
+                worst_stall_seconds=round(parts.worst_stall, 6),
                 open_files=open_descriptors(),
                 open_files_limit=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
                 memory_bytes=_memory(),
@@ -109,21 +109,22 @@ class Inspection:
         )
 
     def ready(self) -> ProbeView:
-        daemon = self._daemon
+        parts = self._parts
         reasons = []
-        if not daemon.synced:
-            waiting = [s.name for s in daemon.registries.statuses() if s.state == "starting"]
+        if not parts.synced:
+            waiting = [s.name for s in parts.registries.statuses() if s.state == "starting"]
             reasons.append(f"registries have not answered yet: {', '.join(waiting) or 'starting'}")
-        if daemon.node.draining:
+        if parts.node.draining:
             reasons.append("the daemon is stopping")
-        elif daemon.synced and not daemon.started_all:
+        elif parts.synced and not parts.complete:
             reasons.append("interception is being installed")
-        if daemon.interception is not None and daemon.started_all and not daemon.node.draining:
-            if not daemon.intercepting:
+        taking = parts.intercepting
+        if taking is not None and parts.complete and not parts.node.draining:
+            if not taking.on:
                 reasons.append(
                     "interception was taken out; `nodeproxy rules repair` brings it back"
                 )
-            elif not daemon.interception.status().live:
+            elif not taking.kernel.status().live:
                 reasons.append("the dead-man's switch is not live")
         return ProbeView(not reasons, tuple(reasons))
 
@@ -132,9 +133,10 @@ class Inspection:
 
     def interception(self) -> InterceptionView:
         """Of the interception, in brief."""
-        kernel = self._daemon.interception
-        if kernel is None:
+        taking = self._parts.intercepting
+        if taking is None:
             return InterceptionView(mode="none")
+        kernel = taking.kernel
         status = kernel.status()
         path = KERNEL_PATHS[status.kernel_path]
         if not status.kernel_path and "kube-proxy" in status.kernel_path_reason:
@@ -156,7 +158,7 @@ class Inspection:
         )
 
     def _listeners(self) -> Iterator[ListenerView]:
-        for listener in self._daemon.node.listeners:
+        for listener in self._parts.node.listeners:
             yield ListenerView(
                 address=host_port(listener.address),
                 kind="explicit" if listener.service else "outbound",
@@ -167,7 +169,7 @@ class Inspection:
     # -- the registry's side --------------------------------------------------------------
 
     def registries(self) -> tuple[RegistryView, ...]:
-        origins = {r.name: r.origin for r in self._daemon.config.registries}
+        origins = {r.name: r.origin for r in self._parts.config.registries}
         return tuple(
             RegistryView(
                 name=s.name,
@@ -186,15 +188,15 @@ class Inspection:
                 meaning=s.meaning,
                 origin=origins.get(s.name, ""),
             )
-            for s in self._daemon.registries.statuses()
+            for s in self._parts.registries.statuses()
         )
 
     def services(self) -> Iterable[ServiceView]:
-        return (self._service(service) for service in self._daemon.registries.catalog)
+        return (self._service(service) for service in self._parts.registries.catalog)
 
     def service(self, name: str) -> ServiceDetail | None:
-        daemon = self._daemon
-        service = daemon.registries.catalog.get(name)
+        parts = self._parts
+        service = parts.registries.catalog.get(name)
         if service is None:
             return None
         return ServiceDetail(
@@ -202,16 +204,16 @@ class Inspection:
             endpoints=tuple(self._endpoints(service)),
             labels=dict(service.labels),
             origin=service.origin,
-            balance=daemon.node.settings.policy.balance,
-            intercepted=daemon.interception is not None and bool(service.vips),
-            conflicts=_problems(p for p in daemon.registries.catalog.conflicts if name in str(p)),
+            balance=parts.node.settings.policy.balance,
+            intercepted=parts.intercepting is not None and bool(service.vips),
+            conflicts=_problems(p for p in parts.registries.catalog.conflicts if name in str(p)),
         )
 
     def _service(self, service: Service) -> ServiceView:
         eligible = {
             endpoint.key
             for port in service.ports
-            for endpoint, standing, _ in self.targets(service, port)
+            for endpoint, standing, _ in self._parts.targets(service, port)
             if standing.takes_traffic
         }
         return ServiceView(
@@ -223,42 +225,31 @@ class Inspection:
         )
 
     def endpoints(self, service: str = "") -> Iterable[EndpointView] | None:
-        catalog = self._daemon.registries.catalog
+        catalog = self._parts.registries.catalog
         if not service:
             return (view for found in catalog for view in self._endpoints(found))
         found = catalog.get(service)
         return None if found is None else self._endpoints(found)
 
-    def targets(
-        self, service: Service, port: Port
-    ) -> list[tuple[Endpoint, Standing, Target | None]]:
-        """The endpoints of a service port, their standing, and what the data plane has of them."""
-        upstream = self._daemon.node.upstreams.get((service.name, port.port))
-        if upstream is not None:
-            return [(t.endpoint, t.standing, t) for t in upstream.targets.values()]
-        endpoints = service.endpoints_of(port)
-        found = standings(endpoints, (), self._daemon.node.own)
-        return [(e, found[e.key], None) for e in endpoints]
-
     def _endpoints(self, service: Service) -> Iterator[EndpointView]:
-        now = self._daemon.reactor.now
+        now = self._parts.reactor.now
         seen: set[tuple[str, int, str]] = set()
         for port in service.ports:
-            for endpoint, standing, target in self.targets(service, port):
+            for endpoint, standing, target in self._parts.targets(service, port):
                 if endpoint.key in seen and target is None:
                     continue  # it serves several ports, and this one is not in use
                 seen.add(endpoint.key)
                 yield _endpoint(service, port, endpoint, standing, target, now)
 
     def routes(self, service: str = "") -> Iterable[RouteView] | None:
-        catalog = self._daemon.registries.catalog
+        catalog = self._parts.registries.catalog
         if not service:
             return self._routes(iter(catalog))
         found = catalog.get(service)
         return None if found is None else self._routes(iter((found,)))
 
     def _routes(self, services: Iterator[Service]) -> Iterator[RouteView]:
-        node = self._daemon.node
+        node = self._parts.node
         explicit = [(r.service, host_port(r.address)) for r in node.listeners if r.service]
         for service in services:
             for port in service.ports:
@@ -267,7 +258,7 @@ class Inspection:
                     ("vip", host_port((vip, port.port))) for vip in service.vips
                 ]
                 vips += [("listener", bind) for name, bind in explicit if name == backend]
-                eligible = sum(s.takes_traffic for _, s, _ in self.targets(service, port))
+                eligible = sum(s.takes_traffic for _, s, _ in self._parts.targets(service, port))
                 for kind, destination in vips:
                     yield RouteView(
                         destination=destination,
@@ -281,12 +272,12 @@ class Inspection:
                     )
 
     async def explain(self, query: ExplainQuery) -> ExplainView:
-        return await explain(query, self._daemon, self)
+        return await explain(query, self._parts)
 
     # -- telemetry and control ------------------------------------------------------------
 
     def metrics(self) -> Iterator[bytes]:
-        return self._daemon.metrics.render()
+        return self._parts.metrics.render()
 
     def log_level(self) -> LogLevel:
         return cast(LogLevel, logging.current_level())
@@ -295,39 +286,36 @@ class Inspection:
         logging.set_level(level)
 
     async def rules(self) -> RulesView:
-        kernel = self._daemon.interception
-        text = ""
-        if kernel is not None:
-            families = kernel.status().families
-            text = sets_text(kernel.settings) + "".join(
-                saved_text(rules(kernel.settings, family)) for family in families
-            )
+        taking = self._parts.intercepting
+        text = "" if taking is None else await rules_text(taking.kernel.settings)
         return RulesView(self.interception(), text)
 
     async def rules_verify(self) -> VerifyView:
-        kernel = self._daemon.interception
-        if kernel is None or not self._daemon.intercepting:
+        taking = self._parts.intercepting
+        if taking is None or not taking.on:
             return VerifyView(True)
-        found = await kernel.verify()
+        found = await taking.kernel.verify()
         return VerifyView(not found, _drift(found))
 
     async def rules_repair(self) -> VerifyView:
-        kernel = self._daemon.interception
-        if kernel is None:
+        taking = self._parts.intercepting
+        if taking is None:
             return VerifyView(True)
-        repaired = await self._daemon.resume_intercepting()
-        left = await kernel.verify()
+        repaired = await taking.resume()
+        left = await taking.kernel.verify()
         return VerifyView(not left, _drift(left), repaired=max(0, repaired - len(left)))
 
     async def rules_remove(self) -> RulesView:
-        await self._daemon.stop_intercepting()
+        taking = self._parts.intercepting
+        if taking is not None:
+            await taking.stop()
         return RulesView(self.interception())
 
     def publish(self, families: Families) -> None:
         """Have the metrics of registries, catalog, endpoints and interception read at each
         scrape."""
-        daemon = self._daemon
-        statuses = daemon.registries.statuses
+        parts = self._parts
+        statuses = parts.registries.statuses
 
         families.registry_age.callback(
             lambda: [((s.name,), s.age_seconds) for s in statuses() if s.age_seconds is not None]
@@ -341,22 +329,21 @@ class Inspection:
         )
         families.registry_services.callback(lambda: [((s.name,), s.services) for s in statuses()])
         families.registry_endpoints.callback(lambda: [((s.name,), s.endpoints) for s in statuses()])
-        families.catalog_generation.callback(lambda: [((), daemon.registries.catalog.generation)])
-        families.catalog_conflicts.callback(
-            lambda: [((), len(daemon.registries.catalog.conflicts))]
-        )
+        families.catalog_generation.callback(lambda: [((), parts.registries.catalog.generation)])
+        families.catalog_conflicts.callback(lambda: [((), len(parts.registries.catalog.conflicts))])
         families.endpoints.callback(
             lambda: [
                 ((u.service.name, str(u.port.port), state.name.lower()), count)
-                for u in daemon.node.upstreams.values()
+                for u in parts.node.upstreams.values()
                 for state, count in u.tally().items()
             ]
         )
-        kernel = daemon.interception
-        if kernel is not None:
+        taking = parts.intercepting
+        if taking is not None:
+            kernel = taking.kernel
             families.rules_ok.callback(lambda: [((), float(not kernel.status().drift))])
             families.rules_repairs.callback(lambda: [((), kernel.status().repairs)])
-            families.switch_beats.callback(lambda: [((), daemon.beats)])
+            families.switch_beats.callback(lambda: [((), taking.beats)])
             families.failopen_active.callback(lambda: [((), float(not kernel.status().live))])
 
 
