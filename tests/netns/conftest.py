@@ -251,3 +251,10 @@ def make_world() -> Callable[..., object]:
                     nursery.cancel_scope.cancel()
 
     return make
+
+
+@pytest.fixture
+def lab_with_host() -> Iterator[tuple[Lab, LabHost]]:
+    """One node without pods, and the host that enters it."""
+    with Lab(nodes=1, pods=0) as lab:
+        yield lab, LabHost(lab, "node1")

@@ -362,3 +362,74 @@ async def test_a_tool_without_a_daemon(make_world: Any):
             assert await tool.repair() == ()
             await tool.remove()
             assert {drift.kind for drift in await tool.verify()} >= {"set", "jump", "address"}
+
+
+async def test_without_ipv6(make_world: Any):
+    async with make_world(nodes=1, pods=2) as world:
+        await world.listen_all()
+        world.lab.sysctl("node1", {"ipv6/conf/all/disable_ipv6": "1"})
+        before = world.state()
+        with pytest.raises(InterceptionError, match="IPv6 is unusable"):
+            await world.interception(ipv6="on").install()
+        interception = world.interception()
+        await interception.install()
+        assert interception.status().families == (4,)
+        await interception.sync(world.frontends((1, 2)))  # with an IPv6 address among them
+        assert await interception.verify() == ()
+        with world.beating(interception):
+            assert (await world.dial("pod1-1", VIP4))[0] == "proxy"
+        await interception.remove()
+        assert world.state() == before
+
+
+async def test_removal_names_what_had_to_stay(make_world: Any):
+    async with make_world(nodes=1, pods=1) as world:
+        before = world.state()
+        interception = world.interception("nft")
+        await interception.install()
+        rule = ["FORWARD", "-m", "set", "--match-set", "NP-VIP4", "dst,dst", "-j", "ACCEPT"]
+        world.lab.run("node1", "iptables-nft", "-A", *rule)
+        with pytest.raises(InterceptionError, match=r"not everything.*ipset destroy NP-VIP4"):
+            await interception.remove()
+        assert "NP-PRE" not in world.lab.run("node1", "iptables-nft-save")
+        world.lab.run("node1", "iptables-nft", "-D", *rule)
+        assert "ipset NP-VIP4" in await interception.remove()
+        # The table that this rule was in is the other program's to keep.
+        world.lab.run("node1", "nft", "delete", "table", "ip", "filter")
+        assert world.state() == before
+
+
+async def test_a_system_with_one_iptables_only(make_world: Any):
+    async with make_world(nodes=1, pods=1) as world:
+        before = world.state()
+        world.host.without = {"iptables-nft-save", "iptables-legacy-save"}
+        interception = world.interception("auto")
+        await interception.install()
+        assert interception.status().backend == "nft"
+        assert await interception.verify() == ()
+        with pytest.raises(ProgramMissingError):
+            await world.interception("legacy").install()
+        await interception.remove()
+        assert world.state() == before
+
+
+async def test_an_address_or_a_route_that_was_there_is_not_ours(make_world: Any):
+    async with make_world(nodes=2, pods=1) as world:
+        world.lab.run("node1", "ip", "route", "add", "default", "via", "192.168.100.2")
+        before = world.state()
+        interception = world.interception()
+        await interception.install()
+        routes = world.lab.run("node1", "ip", "route", "show", "proto", "78")
+        assert routes == ""  # any route serves
+        await interception.remove()
+        assert world.state() == before
+
+
+def test_release_needs_no_loop(lab_with_host: Any):
+    lab, host = lab_with_host
+    sets = "create NP-VIP4 hash:ip,port\ncreate NP-OUT-LIVE list:set timeout 2\n"
+    lab.run("node1", "ipset", "restore", input=f"{sets}add NP-OUT-LIVE NP-VIP4 timeout 60\n")
+    with Interception(Settings(), host=host) as tool:
+        tool.release()
+        tool.release()
+    assert "add" not in lab.run("node1", "ipset", "save")
