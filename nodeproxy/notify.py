@@ -29,9 +29,8 @@ class Notifier:
             return
         self._socket = sock
         microseconds = environ.get("WATCHDOG_USEC", "")
-        if microseconds.isdigit() and environ.get("WATCHDOG_PID", str(os.getpid())) == str(
-            os.getpid()
-        ):
+        ours = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+        if ours and microseconds.isdecimal() and int(microseconds):
             self.watchdog = int(microseconds) / 1e6
 
     def send(self, *assignments: str) -> None:
