@@ -95,10 +95,11 @@ class Node:
 def obstacle(programs: Iterable[str] = PROGRAMS) -> str | None:
     """Why no lab can be built here, in words for the user; None if it can."""
     if os.geteuid() != 0:
-        return "network namespaces need root (CAP_NET_ADMIN and CAP_SYS_ADMIN)"
+        return "network namespaces need root (CAP_NET_ADMIN and CAP_SYS_ADMIN): use sudo"
     missing = [program for program in programs if shutil.which(program) is None]
     if missing:
-        return f"missing programs: {', '.join(missing)} (apt-get install iproute2 util-linux)"
+        packages = "iproute2 iptables ipset nftables util-linux"
+        return f"missing programs: {', '.join(missing)} (apt-get install {packages})"
     tried = subprocess.run(["unshare", "-n", "true"], check=False, capture_output=True, text=True)
     if tried.returncode:
         return f"this machine lets nobody make network namespaces: {tried.stderr.strip()}"

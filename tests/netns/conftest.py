@@ -31,7 +31,7 @@ CIDRS = ("10.96.0.0/16", "fd00:96::/112")
 
 def reason() -> str | None:
     found = obstacle(PROGRAMS)
-    return found and f"tests/netns: {found}; apt-get install iptables ipset nftables"
+    return found and f"tests/netns: {found}"
 
 
 def required() -> bool:
