@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from nodeproxy.core.destination import Address, host_port
@@ -15,6 +16,12 @@ if TYPE_CHECKING:
 __all__ = ["Connection"]
 
 
+@lru_cache(maxsize=4096)
+def _encoded(address: str) -> bytes:
+    """One object for all connections of a client."""
+    return address.encode()
+
+
 class Connection:
     """A client's connection: who called, and what it dialled."""
 
@@ -24,7 +31,7 @@ class Connection:
         self.node = node
         self.client = client
         self.peer = host_port(peer)
-        self.forwarded_for = peer[0].encode()
+        self.forwarded_for = _encoded(peer[0])
         self.destination = destination
         """``address:port`` that the client dialled: before the redirection, if there was one."""
 

@@ -50,40 +50,30 @@ async def serve_http(
     """Serve requests until the connection ends. ``data``: bytes that were read already.
     ``lease``: an open connection for the first request."""
     node, client = connection.node, connection.client
-    settings = node.settings
     client.owner, client.on_idle = client.reactor.lane, _left
-    started = monotonic()
     try:
         while True:
             if not data:
-                head = None  # an idle connection keeps nothing of its last request
-                data = await client.recv(settings.keep_alive_timeout)
+                # An idle connection keeps nothing of its last request: there are many.
+                head, given, started = None, None, 0.0
+                data = await client.recv(node.settings.keep_alive_timeout)
                 if not data:
                     return
-                started = monotonic()
+            started = monotonic()
             head = parse_request(data, node.limits)
             while head is None:
-                wait = started + settings.header_timeout - monotonic()
-                more = await client.recv(max(0.0, wait))
-                if not more:
+                seen = len(data)
+                data += await _more(client, started + node.settings.header_timeout)
+                if len(data) == seen:
                     return
-                seen, data = len(data), data + more
                 head = parse_request(data, node.limits, seen=seen)
             given, lease = lease, None  # from here on it is the exchange that ends it
             data, goes_on = await exchange(connection, upstream, head, data, started, given)
             if not goes_on:
                 return
-            given = None
-            if data:
-                started = monotonic()
     except (BadRequest, ClientTimeout) as error:
         if data:  # else it was silent between requests, which is no error
-            record = connection.record(started, "HTTP/1.1", upstream)
-            _blame(record, error)
-            await _answer(client, error)
-            record.ended = monotonic()
-            node.emit(record, upstream.series)
-            await _linger(client)
+            await _refuse(connection, upstream, started, error)
     except ClientGone:
         pass  # between two requests
     finally:
@@ -345,6 +335,23 @@ def _cut(framing: int, data: bytes, chunks: Chunked | None, error: type[ProxyErr
         return chunks.feed(data)
     except BadChunk as bad:
         raise error(str(bad)) from None
+
+
+async def _more(client: Stream, until: float) -> bytes:
+    """More of a head that has to be complete at ``until``; empty: the client has closed."""
+    return await client.recv(max(0.0, until - monotonic()))
+
+
+async def _refuse(
+    connection: Connection, upstream: Upstream, started: float, error: ProxyError
+) -> None:
+    """Answer what was no request, and end the connection."""
+    record = connection.record(started, "HTTP/1.1", upstream)
+    _blame(record, error)
+    await _answer(connection.client, error)
+    record.ended = monotonic()
+    connection.node.emit(record, upstream.series)
+    await _linger(connection.client)
 
 
 async def _answer(client: Stream, error: ProxyError, method: bytes = b"") -> None:

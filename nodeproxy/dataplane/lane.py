@@ -52,7 +52,6 @@ class Lane:
     __slots__ = (
         "_coro",
         "_joiner",
-        "_resume",
         "asleep",
         "bucket",
         "deadline",
@@ -66,7 +65,6 @@ class Lane:
         self.reactor = reactor
         self.group = group
         self._coro: CoroutineType[Any, Any, None] = coro  # type: ignore[assignment]
-        self._resume = coro.send
         self._joiner: Lane | None = None
         self.asleep = False
         self.done = False
@@ -81,7 +79,7 @@ class Lane:
         outer = reactor.lane
         reactor.lane = self
         try:
-            self._resume(None)
+            self._coro.send(None)
         except StopIteration:
             self._finish()
         except BaseException as error:

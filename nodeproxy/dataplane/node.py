@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from random import Random
 from typing import Final
 
@@ -34,6 +35,8 @@ __all__ = ["Node"]
 
 MAINTENANCE: Final = 1.0
 """Seconds between two looks at idle connections and ejections."""
+
+_spelled = lru_cache(maxsize=4096)(host_port)  # one text for all connections to a destination
 
 
 class Node:
@@ -85,7 +88,7 @@ class Node:
         """Serve an explicit listener: every connection goes to one service port."""
 
         def accept(sock: socket.socket, peer: Address) -> None:
-            destination = host_port(sock.getsockname()[:2])
+            destination = _spelled(sock.getsockname()[:2])
             self._accept(sock, peer, destination, lambda: self._named(service, port))
 
         return self._listen(sock, accept, f"{service}:{port}")
@@ -106,7 +109,7 @@ class Node:
         if destination is None:
             # Somebody dialled the listener itself.
             destination = sock.getsockname()[:2]
-        self._accept(sock, peer, host_port(destination), lambda: self._dialled(destination))
+        self._accept(sock, peer, _spelled(destination), lambda: self._dialled(destination))
 
     def _accept(
         self,

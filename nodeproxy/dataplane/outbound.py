@@ -23,27 +23,36 @@ __all__ = ["serve"]
 
 async def serve(connection: Connection, upstream: Upstream) -> None:
     """Serve one accepted connection whose destination is known, and close it."""
-    series = upstream.series
-    series.active.value += 1
+    upstream.series.active.value += 1
+    try:
+        protocol = upstream.port.protocol
+        if protocol == "http":
+            await serve_http(connection, upstream, b"", None)
+        elif protocol:
+            await relay(connection, upstream, b"", None, monotonic())
+        else:
+            await serve_undeclared(connection, upstream)
+    finally:
+        upstream.series.active.value -= 1
+        connection.client.close()
+
+
+async def serve_undeclared(connection: Connection, upstream: Upstream) -> None:
+    """Find out what is spoken, and serve that."""
     started = monotonic()
     try:
-        protocol: str = upstream.port.protocol
-        first, lease = b"", None
-        if not protocol:
-            protocol, first, lease = await detect(connection, upstream)
-        if protocol == "http":
-            await serve_http(connection, upstream, first, lease)
-        else:
-            await relay(connection, upstream, first, lease, started)
+        protocol, first, lease = await detect(connection, upstream)
     except ProxyError as error:
         record = connection.record(started, "TCP", upstream)
         record.flags, record.detail = error.flag, f"{error.reason}: {error}"
         record.ended = monotonic()
-        connection.node.emit(record, series)
+        connection.node.emit(record, upstream.series)
         connection.client.reset()
-    finally:
-        series.active.value -= 1
-        connection.client.close()
+        return
+    if protocol == "http":
+        await serve_http(connection, upstream, first, lease)
+    else:
+        await relay(connection, upstream, first, lease, started)
 
 
 async def detect(connection: Connection, upstream: Upstream) -> tuple[str, bytes, Lease | None]:

@@ -68,7 +68,10 @@ class Reactor:
         """The lane that is running; None between steps."""
         self._epoll = select.epoll()
         self._poll = self._epoll.poll
-        self._pollables: dict[int, Pollable] = {}
+        # By descriptor: these are small numbers, and a slot takes a tenth of a dict's entry.
+        self._pollables: list[Pollable | None] = []
+        self.watched = 0
+        """How many descriptors are registered."""
         self._closing: list[socket.socket] = []
         self._soon: deque[Callable[[], None]] = deque()
         self._in_batch = False
@@ -88,18 +91,25 @@ class Reactor:
     def register(self, fd: int, pollable: Pollable, mask: int) -> None:
         """Tell ``pollable`` of the events in ``mask``, level-triggered."""
         self._epoll.register(fd, mask)
-        self._pollables[fd] = pollable
+        pollables = self._pollables
+        if fd >= len(pollables):
+            pollables.extend([None] * (fd + 64 - len(pollables)))
+        pollables[fd] = pollable
+        self.watched += 1
 
     def watch(self, fd: int, pollable: Pollable, mask: int) -> None:
         """Change the events of a descriptor; registers it when it was not."""
-        if fd in self._pollables:
+        if fd < len(self._pollables) and self._pollables[fd] is not None:
             self._epoll.modify(fd, mask)
         else:
             self.register(fd, pollable, mask)
 
     def unregister(self, fd: int) -> None:
         """Forget a descriptor. Harmless when it is not registered."""
-        if self._pollables.pop(fd, None) is not None:
+        pollables = self._pollables
+        if 0 <= fd < len(pollables) and pollables[fd] is not None:
+            pollables[fd] = None
+            self.watched -= 1
             self._epoll.unregister(fd)
 
     def close_later(self, sock: socket.socket) -> None:
@@ -135,7 +145,7 @@ class Reactor:
         events = self._poll(0, BATCH)
         pollables = self._pollables
         for fd, mask in events:
-            pollable = pollables.get(fd)
+            pollable = pollables[fd]
             if pollable is not None:
                 try:
                     pollable.on_event(mask)
@@ -205,11 +215,6 @@ class Reactor:
         closing = self._closing
         while closing:
             closing.pop().close()
-
-    @property
-    def watched(self) -> int:
-        """How many descriptors are registered."""
-        return len(self._pollables)
 
 
 def _expire(lane: Any) -> None:

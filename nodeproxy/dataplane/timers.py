@@ -34,13 +34,20 @@ class Timed(Protocol):
     bucket: set[Timed] | None
 
 
+class _Bucket(set[Timed]):
+    __slots__ = ("opens",)
+
+    opens: float
+    """When it is looked at, in monotonic seconds: one number for all that are in it."""
+
+
 class Wheel:
     """Buckets of lanes by tick. ``now`` is always an argument, in monotonic seconds."""
 
     __slots__ = ("_buckets", "_last")
 
     def __init__(self, now: float) -> None:
-        self._buckets: dict[int, set[Timed]] = {}
+        self._buckets: dict[int, _Bucket] = {}
         self._last = int(now / TICK)
 
     def arm(self, timed: Timed) -> None:
@@ -52,19 +59,18 @@ class Wheel:
             timed.bucket = None
             timed.look_at = inf
             return
-        look_at = deadline
         index = int(deadline / TICK) + 1
         if index <= self._last:
             index = self._last + 1
         elif index - self._last > 2 * WIDE:
             index -= index % WIDE
-            look_at = index * TICK
         bucket = self._buckets.get(index)
         if bucket is None:
-            bucket = self._buckets[index] = set()
+            bucket = self._buckets[index] = _Bucket()
+            bucket.opens = index * TICK
         bucket.add(timed)
         timed.bucket = bucket
-        timed.look_at = look_at
+        timed.look_at = bucket.opens
 
     def disarm(self, timed: Timed) -> None:
         """Forget ``timed``; harmless when it is in no bucket."""

@@ -151,6 +151,8 @@ class Talk:
         self.sock.shutdown(socket.SHUT_WR)
 
     def reset(self) -> None:
+        if self.sock.fileno() < 0:
+            return
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.sock.close()
 

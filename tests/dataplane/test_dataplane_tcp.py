@@ -243,7 +243,7 @@ async def test_back_pressure(harness, direction):
         def stuck():
             """The proxy waits for the slow side to take something."""
             waiting = [lane for lane in harness.node.lanes.lanes if not lane.done]
-            streams = [p for p in harness.reactor._pollables.values() if hasattr(p, "_writer")]
+            streams = [p for p in harness.reactor._pollables if hasattr(p, "_writer")]
             return waiting and any(s._writer is not None for s in streams)
 
         await harness.until(stuck)
