@@ -39,6 +39,9 @@ MOST_IN_FLIGHT: Final = 500
 """Requests of one client; above it, requests are skipped (and counted), not sent."""
 
 
+FAILURES: Final = (OSError, trio.TooSlowError, EOFError, ValueError, msgspec.MsgspecError)
+
+
 class Result(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     """What became of one request. Times are of ``time.monotonic``, which all processes of a
     machine share."""
@@ -132,7 +135,7 @@ def read_answer(data: bytes) -> Answer | None:
     if len(body) < length:
         return None
     status = int(status_line.split(b" ", 2)[1])
-    content = msgspec.json.decode(body, type=_Body) if status == 200 else _Body()
+    content = msgspec.json.decode(body[:length], type=_Body) if status == 200 else _Body()
     return Answer(
         status=status,
         backend=content.backend,
@@ -221,7 +224,7 @@ class Load:
             with trio.fail_after(self.timeout):
                 answer = await self._exchange(form)
             outcome = "ok" if answer.status == 200 else "status"
-        except (OSError, trio.TooSlowError, EOFError, ValueError) as error:
+        except FAILURES as error:
             outcome, detail = outcome_of(error), str(error)
         finally:
             self.in_flight -= 1

@@ -75,6 +75,7 @@ class Stage(abc.ABC):
         """Appended to by the threads that read the clients' lines; never changed otherwise."""
         self.done: dict[str, Done] = {}
         self.proxy: subprocess.Popen[Any] | None = None
+        """The proxy that ought to be running."""
         self._servers: dict[str, subprocess.Popen[Any]] = {}
         self._loads: dict[str, subprocess.Popen[Any]] = {}
         self._children: list[subprocess.Popen[Any]] = []
@@ -175,8 +176,8 @@ class Stage(abc.ABC):
     def socket(self) -> Path:
         return self.folder / "admin.sock"
 
-    def start_proxy(self) -> None:
-        """Start it; it is ready when ``ready`` says so."""
+    def write_config(self) -> Path:
+        """nodeproxy.yaml, for the proxy at this place."""
         config = self.folder / "nodeproxy.yaml"
         common = (
             "registries: [{kind: file, path: services.yaml}]\n"
@@ -187,27 +188,39 @@ class Stage(abc.ABC):
             "traffic: {outlier: {max_ejection_percent: 50}}\n"
         )
         config.write_text(self.settings() + common)
-        arguments = ["run", "--config", str(config)]
+        return config
+
+    def start_proxy(self) -> None:
+        """Start it; it is ready when ``ready`` says so."""
+        arguments = ["run", "--config", str(self.write_config())]
         self.proxy = self._python(
             self.place_of("proxy"), "nodeproxy.cli.main", arguments, "proxy.log", stdout=True
         )
 
     def ready(self) -> bool:
-        """Raises StageError if the proxy has ended."""
-        assert self.proxy is not None
-        if self.proxy.poll() is not None:
-            raise StageError(
-                f"the proxy ended with {self.proxy.returncode}; it said:\n{self.tail()}"
-            )
         try:
             with self.admin() as client:
-                return client.ready().ok and client.status().pid == self.proxy.pid
+                return client.ready().ok and client.status().pid == self.pid
         except AdminError:
             return False
 
     def kill_proxy(self) -> Span:
         assert self.proxy is not None
-        return kill(self.proxy)
+        proxy, self.proxy = self.proxy, None
+        return kill(proxy)
+
+    @property
+    def pid(self) -> int:
+        """Of the proxy; 0 while none was started."""
+        return self.proxy.pid if self.proxy else 0
+
+    def watch(self) -> None:
+        """Raises StageError if something has ended that nobody had ended."""
+        if self.proxy is not None and self.proxy.poll() is not None:
+            raise StageError(f"the proxy ended with {self.proxy.returncode}")
+        for name, child in self._loads.items():
+            if child.poll():
+                raise StageError(f"the client {name} ended with {child.returncode}")
 
     def admin(self) -> Client:
         return Client(self.socket, timeout=5)

@@ -8,6 +8,7 @@ within its deadline. Whatever happens, everything is removed, and that is checke
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
 import threading
 import time
@@ -54,15 +55,18 @@ def main(*, mode: str = "auto", keep_logs: str | None = None) -> int:
         failure = ""
         try:
             story.play()
-        except Interrupted as signal_:
-            with contextlib.suppress(OSError):  # the terminal may be gone
-                narrator.say(f"{signal_}: removing everything.")
+        except Interrupted:
+            pass
         except (StageError, AdminError, lab.LabError) as error:
             failure = str(error)
         except Exception:
             failure = traceback.format_exc()
         finally:
             interruption.ignore()
+            if interruption.number:  # it may have ended a child, and so come as another exception
+                with contextlib.suppress(OSError):  # the terminal may be gone
+                    name = signal.Signals(interruption.number).name
+                    narrator.say(f"{name}: removing everything.")
             left = story.remove(Path(keep_logs) if keep_logs else None)
         ending.removed(narrator, left)
         if interruption.number:
@@ -130,10 +134,9 @@ class Story:
         began = time.monotonic()
         stage.start_proxy()
         self.wait(stage.ready, "the proxy is ready")
-        assert stage.proxy is not None
         self.say(
             f"nodeproxy is ready, {time.monotonic() - began:.1f} s after its start (pid"
-            f" {stage.proxy.pid})."
+            f" {stage.pid})."
         )
         if stage.kind == "root":
             self.say(
@@ -343,6 +346,7 @@ class Story:
         with self.narrator.waiting(lambda: f"until {what}: {self.pulse()}"):
             while not condition():
                 self.check()
+                self.stage.watch()
                 if time.monotonic() > deadline:
                     raise StageError(f"waited {DEADLINE:.0f} s in vain until {what}")
                 self._clock.wait(STEP)
