@@ -96,10 +96,13 @@ class _Story:
     async def tell(self) -> ExplainView:
         addresses = list(self._addresses())
         if not addresses:
+            known = _by_name(self.parts.registries.catalog, self.query.host)
+            what = f"no service and no address is known for {self.query.host}: name a virtual"
+            if known is not None:
+                what = f"{known.name} has no virtual address: name another service, a virtual"
             return self.end(
                 "unreachable",
-                f"no service and no address is known for {self.query.host}: name a virtual"
-                " address, a service as NAME.NAMESPACE, or an explicit listener",
+                f"{what} address, a service as NAME.NAMESPACE, or an explicit listener",
             )
         destination = addresses[0]
         self.note(destination=host_port(destination))
