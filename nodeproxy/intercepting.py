@@ -71,8 +71,9 @@ class Intercepting:
             await self._resumed.wait()
 
     async def _take_over(self) -> None:
-        await self.kernel.sync(frontends(self._catalog()))
+        # Before, not after: what changes while the kernel is told must not be forgotten.
         self._pending.clear()
+        await self.kernel.sync(frontends(self._catalog()))
         self.on = True
         self.beat()
 
