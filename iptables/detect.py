@@ -21,7 +21,7 @@ from iptables.errors import (
 )
 from iptables.host import Host
 from iptables.names import Family
-from iptables.netlink import nft_tables
+from iptables.nftables import nft_tables
 from iptables.saved import Ruleset, parse_save
 from iptables.settings import Settings
 

@@ -9,7 +9,8 @@ from iptables.drift import Drift
 from iptables.host import Host
 from iptables.kernel_path import BASE_CHAINS, Key
 from iptables.names import Family
-from iptables.netlink import Links, nft_rule_counts, nft_tables
+from iptables.netlink import Links
+from iptables.nftables import nft_rule_counts, nft_tables
 from iptables.saved import Sets, parse_sets
 from iptables.settings import Settings
 

@@ -10,7 +10,6 @@ import ipaddress
 import os
 import socket
 import struct
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +23,7 @@ from pyroute2.netlink import (
     NLM_F_REPLACE,
     NLM_F_REQUEST,
 )
-from pyroute2.netlink.nfnetlink import NFNL_SUBSYS_IPSET, NFNL_SUBSYS_NFTABLES
+from pyroute2.netlink.nfnetlink import NFNL_SUBSYS_IPSET
 from pyroute2.netlink.nfnetlink.ipset import (
     IPSET_CMD_ADD,
     IPSET_CMD_DEL,
@@ -61,9 +60,6 @@ _SCOPE_LINK = 253
 _NODAD = 0x02
 _FOR_EVER = 0xFFFFFFFF
 _MAIN = 254
-TABLE, CHAIN = 1, 2  # attributes of nf_tables messages about rules; a table's own name is 1
-_NFT_GETTABLE = 1
-_NFT_GETRULE = 7
 _UNICAST = 1
 _LOCAL = 2
 
@@ -287,47 +283,6 @@ class Links:
         number = self._netlink.request([message])[0]
         if number not in (0, accepted):
             raise _error(what, number)
-
-
-def nft_tables(host: Host, family: Family) -> set[str]:
-    """The names of the tables of nf_tables; {} without it. (`nft list tables` reads everything.)"""
-    return {found.get(TABLE, "") for found in _nft_dump(host, family, _NFT_GETTABLE, b"")}
-
-
-def nft_rule_counts(host: Host, family: Family, table: str) -> Counter[str]:
-    """The numbers of rules in the chains of a table."""
-    name = table.encode() + b"\0"
-    attribute = struct.pack("=HH", 4 + len(name), TABLE) + name + bytes(-len(name) % 4)
-    found = _nft_dump(host, family, _NFT_GETRULE, attribute)
-    return Counter(rule.get(CHAIN, "") for rule in found if rule.get(TABLE) == table)
-
-
-def _nft_dump(host: Host, family: Family, kind: int, attributes: bytes) -> list[dict[int, str]]:
-    kind |= NFNL_SUBSYS_NFTABLES << 8
-    body = struct.pack("=BBH", _INET[family], 0, 0) + attributes
-    head = _HEADER.pack(_HEADER.size + len(body), kind, NLM_F_REQUEST | NLM_F_DUMP, 0, 0)
-    with Netlink(host, NETLINK_NETFILTER) as netlink:
-        try:
-            return [nft_names(message[20:]) for message in netlink.dump(head + body)]
-        except NetlinkError as error:
-            if error.number in (errno.ENOENT, errno.EINVAL, errno.EOPNOTSUPP):
-                return []  # no such table, or a kernel without nf_tables
-            raise
-
-
-def nft_names(attributes: bytes) -> dict[int, str]:
-    """The table's and the chain's name among the attributes of an nf_tables message."""
-    found: dict[int, str] = {}
-    offset = 0
-    while offset + 4 <= len(attributes) and len(found) < 2:
-        length, kind = struct.unpack_from("=HH", attributes, offset)
-        if length < 4:
-            break
-        if kind in (TABLE, CHAIN):
-            text = attributes[offset + 4 : offset + length]
-            found[kind] = text.rstrip(b"\0").decode(errors="replace")
-        offset += (length + 3) & ~3
-    return found
 
 
 def numbered(message: bytes, sequence: int) -> bytes:

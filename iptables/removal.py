@@ -20,7 +20,8 @@ from iptables.errors import (
 )
 from iptables.host import Host
 from iptables.names import FAMILIES, Family
-from iptables.netlink import IpSets, Links, nft_tables
+from iptables.netlink import IpSets, Links
+from iptables.nftables import nft_tables
 from iptables.rules import removal_text
 from iptables.saved import Ruleset
 from iptables.settings import Settings

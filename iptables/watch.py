@@ -11,7 +11,7 @@ from pyroute2.netlink import NETLINK_NETFILTER
 
 from iptables import names
 from iptables.host import Host
-from iptables.netlink import CHAIN, TABLE, nft_names
+from iptables.nftables import CHAIN, TABLE, nft_names
 
 _GROUP_NFTABLES = 7
 _SOL_NETLINK = 270
