@@ -48,6 +48,7 @@ class RootStage(Stage):
         self.source = self.lab.pod(1, 1).address4
 
     def build(self) -> None:
+        lab.remove_leftovers()  # of a demo that was killed
         self.lab.__enter__()
         names = [node.name for node in self.lab.nodes]
         names += [pod.name for node in self.lab.nodes for pod in node.pods]

@@ -36,6 +36,8 @@ AT_THE_BACKEND: Final = (
 )
 LATE: Final = 0.5
 """Seconds that the switch may take beyond its expiry: the kernel's timers have their grain."""
+UNHEARD: Final = 0.1
+"""Seconds that the proxy may take to hear that a connection has ended."""
 MOST_UNEVEN: Final = 0.5
 """Of the even share, the least that an endpoint in service has to get for "balanced"."""
 
@@ -130,7 +132,7 @@ def explain(result: Result, moments: Moments) -> str | None:
     if dead is None or result.outcome != "status" or not 502 <= result.status <= 504:
         return None
     # What the proxy sends at this very moment finds the connection open or just closed.
-    touched = result.started <= dead.ended + 0.05 and result.ended >= dead.began
+    touched = result.started <= dead.ended + UNHEARD and result.ended >= dead.began
     return AT_THE_BACKEND if touched else None
 
 

@@ -304,6 +304,9 @@ class Stage(abc.ABC):
         """End everything and remove it, at once and for good."""
         # The proxy first, orderly, so that it can let its traffic go.
         for child in reversed(self._children):
+            if child.stdin is not None:  # ends one that was started with SIGTERM ignored, too
+                with contextlib.suppress(OSError):
+                    child.stdin.close()
             if child.poll() is None:
                 child.terminate()
         deadline = time.monotonic() + 3
@@ -313,9 +316,6 @@ class Stage(abc.ABC):
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()
-            if child.stdin is not None:
-                with contextlib.suppress(OSError):
-                    child.stdin.close()
         for reader in self._readers:
             reader.join(1)
         for child in self._children:

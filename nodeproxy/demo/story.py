@@ -48,8 +48,6 @@ def main(*, mode: str = "auto", keep_logs: str | None = None) -> int:
     if obstacle:
         narrator.say(f"No interception here: {obstacle}. The story with explicit listeners:")
     with Interruption() as interruption:
-        if mode != "user" and not obstacle:
-            lab.remove_leftovers()
         stage = UserStage() if mode == "user" or obstacle else RootStage()
         story = Story(stage, narrator, interruption)
         failure = ""
@@ -153,7 +151,10 @@ class Story:
         where = " and ".join(map(host_port, stage.targets()))
         for name in stage.clients:
             self.say(f"client {name}: {RATE} requests a second to {where}")
-        self.say("Half of them over a connection of their own, half over kept ones; no retries.")
+        self.say(
+            "Half of them over a connection of their own, half over kept ones; no retries. Back"
+            " ends tell who they are, and whether a request bears the proxy's Via field."
+        )
         self.wait(self.every_client(BREATHS["steady"], self.any_result), "requests get through")
         self.tell(self.phases()[0])
 
