@@ -102,7 +102,7 @@ class Verdict:
     why: str = ""
 
 
-def phases(results: Iterable[Result], moments: Moments) -> list[Phase]:
+def phases(results: Sequence[Result], moments: Moments) -> list[Phase]:
     """The parts that the story has come to, each with its requests."""
     found = [Phase("all is well", float("-inf"))]
     if moments.backend_killed:
@@ -110,13 +110,23 @@ def phases(results: Iterable[Result], moments: Moments) -> list[Phase]:
     if moments.proxy_killed:
         found.append(Phase("the proxy is dead", moments.proxy_killed.began))
     if moments.proxy_ready is not None:
-        found.append(Phase("the proxy is back", moments.proxy_ready))
+        found.append(Phase("the proxy is back", _back(results, moments)))
     for result in results:
         # What failed belongs to what made it fail, which came after it had begun.
         moment = result.started if result.ok else result.ended
         phase = next(p for p in reversed(found) if moment >= p.begins)
         phase.results.append(result)
     return found
+
+
+def _back(results: Sequence[Result], moments: Moments) -> float:
+    """When the new proxy's first request was begun, which may be before it was seen ready."""
+    began = moments.proxy_started
+    assert moments.proxy_ready is not None
+    if began is None:
+        return moments.proxy_ready
+    served = (r.started for r in results if r.ok and r.via and r.started > began)
+    return min(moments.proxy_ready, min(served, default=moments.proxy_ready))
 
 
 def explain(result: Result, moments: Moments) -> str | None:

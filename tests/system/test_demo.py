@@ -1,6 +1,6 @@
 """``nodeproxy demo`` as a user runs it: the whole story, stopped in the middle, and gone wrong.
 
-As root both stages are played; without root only the one that needs none.
+As root both stages are played; without root (see conftest.py) only the one that needs none.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.system
 
 ROOT = Path(__file__).resolve().parents[2]
 IS_ROOT = os.geteuid() == 0
-MODES = ["root", "user"] if IS_ROOT else ["user"]
+MODES = [pytest.param("root", marks=pytest.mark.netns), "user"]
 COMMAND = [sys.executable, "-m", "nodeproxy.cli.main", "demo"]
 PATIENCE = 150
 """Seconds. It says itself how long it took; an overloaded machine is no failure."""

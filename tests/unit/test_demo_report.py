@@ -158,6 +158,15 @@ def test_a_failure_belongs_to_what_caused_it() -> None:
     assert [len(p.results) for p in found] == [0, 1, 1, 0]
 
 
+def test_the_proxy_is_back_with_its_first_request() -> None:
+    when = moments(proxy_started=28.0)
+    early = [result(19.9), result(29.0), result(29.5, via=False)]
+    found = phases([*good_story(), *early], when)
+    assert found[-1].begins == 29.0
+    assert (len(found[-1].proxied), len(found[-1].direct)) == (21, 1)
+    assert phases([], when)[-1].begins == 30.0
+
+
 def test_a_good_story_is_held_to_be_one() -> None:
     assert not_held(judge(good_story())) == []
     assert len(judge(good_story())) == 7
