@@ -1,0 +1,1 @@
+"""Routing by the Gateway API's objects: pure, and compiled before the first request."""

@@ -1,0 +1,111 @@
+"""All kinds of objects that route files may hold, and one object with where it stands."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple, TypeVar
+
+import msgspec
+
+from nodeproxy.core.routing.gateway import Gateway, ReferenceGrant
+from nodeproxy.core.routing.httproute import HTTPRoute
+from nodeproxy.core.routing.otherroutes import GRPCRoute, TCPRoute, TLSRoute
+from nodeproxy.core.routing.policyobjects import TrafficPolicy, XBackendTrafficPolicy
+from nodeproxy.core.routing.schema import GATEWAY_GROUP, OUR_GROUP, X_GROUP
+from registry.base import Problem
+
+__all__ = ["GROUPS", "KINDS", "NOTHING", "Key", "Loaded", "Object", "Objects", "Route", "make"]
+
+Route = HTTPRoute | TCPRoute | TLSRoute | GRPCRoute
+Object = Route | Gateway | ReferenceGrant | XBackendTrafficPolicy | TrafficPolicy
+T = TypeVar("T", bound=Object)
+
+KINDS: Final[dict[str, type[Object]]] = {
+    "GRPCRoute": GRPCRoute,
+    "Gateway": Gateway,
+    "HTTPRoute": HTTPRoute,
+    "ReferenceGrant": ReferenceGrant,
+    "TCPRoute": TCPRoute,
+    "TLSRoute": TLSRoute,
+    "TrafficPolicy": TrafficPolicy,
+    "XBackendTrafficPolicy": XBackendTrafficPolicy,
+}
+GROUPS: Final = frozenset((GATEWAY_GROUP, X_GROUP, OUR_GROUP))
+
+
+class Key(NamedTuple):
+    """What one object is called."""
+
+    kind: str
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.namespace}/{self.name}"
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """An object, and on which line of which file its parts stand."""
+
+    object: Object
+    source: str = ""
+    line: int = 0
+    rule_lines: tuple[int, ...] = ()
+    base_dir: str = ""
+    """Absolute folder of the file: paths in the object are relative to it."""
+
+    @property
+    def key(self) -> Key:
+        meta = self.object.metadata
+        return Key(type(self.object).__name__, meta.namespace, meta.name)
+
+    @property
+    def origin(self) -> str:
+        """``routes.yaml:12``"""
+        return f"{self.source}:{self.line}" if self.line else self.source
+
+    def rule_origin(self, index: int) -> str:
+        if index < len(self.rule_lines):
+            return f"{self.source}:{self.rule_lines[index]}"
+        return self.origin
+
+    def problem(self, message: str, field: str = "", rule: int = -1) -> Problem:
+        """A problem with this object, or with one of its rules."""
+        line = self.rule_lines[rule] if 0 <= rule < len(self.rule_lines) else self.line
+        return Problem(f"{self.key}: {message}", self.source, line, field)
+
+
+class Objects:
+    """All objects of one generation, by kind. Immutable."""
+
+    __slots__ = ("all", "by_key")
+
+    def __init__(self, loaded: tuple[Loaded, ...] = ()) -> None:
+        """Of two with one key the first counts (see :func:`make` for the complaint)."""
+        by_key: dict[Key, Loaded] = {}
+        for one in loaded:
+            by_key.setdefault(one.key, one)
+        self.by_key: Final = by_key
+        self.all: Final = tuple(by_key.values())
+
+    def of(self, kind: type[T]) -> list[tuple[Loaded, T]]:
+        """The objects of one kind, in the order of their files."""
+        return [(one, one.object) for one in self.all if isinstance(one.object, kind)]
+
+    def __len__(self) -> int:
+        return len(self.all)
+
+
+NOTHING: Final = Objects()
+
+
+def make(loaded: tuple[Loaded, ...]) -> tuple[Objects, list[Problem]]:
+    """All objects, and a problem for each that stands twice."""
+    objects = Objects(loaded)
+    problems = []
+    if len(objects) < len(loaded):
+        for one in loaded:
+            first = objects.by_key[one.key]
+            if first is not one:
+                message = f"stands twice; the one at {first.origin} counts"
+                problems.append(one.problem(message, "metadata.name"))
+    return objects, problems
