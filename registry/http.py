@@ -65,7 +65,14 @@ def client(
 
 def failed(doing: str, error: httpx.HTTPError | httpx.InvalidURL) -> RegistryError:
     """What an operator reads when a request failed: what was tried, and how it ended."""
-    detail = str(error) or type(error).__name__
+    detail = type(error).__name__
+    cause: BaseException | None = error
+    # httpcore's errors are often silent; what TLS or the kernel said is among their causes.
+    while cause is not None:
+        if text := str(cause):
+            detail = text
+            break
+        cause = cause.__cause__ or cause.__context__
     if isinstance(error, httpx.TimeoutException):
         detail = f"no answer in time ({type(error).__name__})"
     return RegistryError(f"{doing}: {detail}")

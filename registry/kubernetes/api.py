@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from registry.http import failed
 from registry.kubernetes import wire
 from registry.kubernetes.access import Access, read_token
 
-__all__ = ["Api", "Collection", "Gone", "Refused", "chunks"]
+__all__ = ["Api", "Collection", "Gone", "Refused", "each_chunk"]
 
 READ_TIMEOUT: Final = 30.0
 """Seconds without a byte of an answer."""
@@ -76,12 +76,10 @@ class Api:
         """The whole answer. Raises Gone and RegistryError."""
         async with self.open(path, params, verb, of, READ_TIMEOUT) as response:
             body = bytearray()
-            async with chunks(response) as stream:
-                try:
-                    async for chunk in stream:
-                        body += chunk
-                except httpx.HTTPError as error:
-                    raise failed(self._doing(verb, of), error) from None
+            try:
+                await each_chunk(response, body.extend)
+            except httpx.HTTPError as error:
+                raise failed(self._doing(verb, of), error) from None
             return bytes(body)
 
     @asynccontextmanager
@@ -153,12 +151,14 @@ class Api:
     async def _error(self, response: httpx.Response, verb: str, of: Collection) -> Refused:
         """What an answer other than 200 means. Raises Gone."""
         body = bytearray()
-        with contextlib.suppress(httpx.HTTPError):
-            async with chunks(response) as stream:
-                async for chunk in stream:
-                    body += chunk
-                    if len(body) > MAX_ERROR:
-                        break
+
+        def take(chunk: bytes) -> None:
+            body.extend(chunk)
+            if len(body) > MAX_ERROR:
+                raise ValueError
+
+        with contextlib.suppress(httpx.HTTPError, ValueError):
+            await each_chunk(response, take)
         code = response.status_code
         message = wire.status(bytes(body)).message[:300]
         doing = self._doing(verb, of)
@@ -183,16 +183,24 @@ class Api:
         return f"{verb} {of.resource}{of.place} at {self._access.server}"
 
 
-@asynccontextmanager
-async def chunks(response: httpx.Response) -> AsyncIterator[AsyncIterator[bytes]]:
-    """The body as it arrives. The generator is closed with the block, not by the collector."""
-    stream = response.aiter_raw()
-    try:
-        yield stream
-    finally:
-        assert isinstance(stream, AsyncGenerator)
-        with trio.CancelScope(shield=True):
-            await stream.aclose()
+async def each_chunk(response: httpx.Response, take: Callable[[bytes], object]) -> None:
+    """Give ``take`` the body as it arrives. Raises httpx.HTTPError and what ``take`` raises.
+
+    httpx reads through generators within generators. Left half way, the inner ones would be
+    closed by the garbage collector some time later; so the only way out is through their end, or
+    by an exception that is raised inside of them.
+    """
+    failure: Exception | None = None
+    with trio.CancelScope() as scope:
+        async for chunk in response.aiter_raw():
+            if failure is None:
+                try:
+                    take(chunk)
+                except Exception as error:
+                    failure = error
+                    scope.cancel()
+    if failure is not None:
+        raise failure
 
 
 def _retry_after(response: httpx.Response, code: int) -> float | None:

@@ -64,7 +64,7 @@ class KubernetesBackend:
 
     def _start_over(self) -> None:
         handed_over = self._options.services == "handed-over"
-        self._view = View(wait_for_slices=handed_over)
+        self._view = View()
         selector = f"{PROXY_NAME}={OUR_PROXY_NAME},{_HEADLESS}" if handed_over else _HEADLESS
         decode = ServiceDecoder(
             external_ips=self._options.external_ips,

@@ -21,7 +21,7 @@ import trio
 
 from registry.base import RegistryError
 from registry.kubernetes import wire
-from registry.kubernetes.api import Api, Collection, Gone, chunks
+from registry.kubernetes.api import Api, Collection, Gone, each_chunk
 from registry.kubernetes.tables import Entry, Table
 
 __all__ = ["BITE", "Reflector"]
@@ -68,6 +68,7 @@ class Reflector:
         self._lock = lock
         self._futile = 0
         self._work = 0
+        self._heard = 0
         self.ready = False
         """The table is as complete as the server's answer."""
         self.confirmed = False
@@ -81,15 +82,15 @@ class Reflector:
             try:
                 if not self._table.version:
                     await self._list()
-                asked = await self._watch()
+                orderly = await self._watch()
             except Gone:
                 self._table.version = ""
-                asked = True
+                orderly = True
                 self._futile += 1
             if self._futile > 1:
                 pause = min(0.05 * 2.0 ** min(self._futile, 10), MAX_PAUSE)
                 await trio.sleep(pause * (0.5 + self._rng.random()))
-            if not asked:
+            if not orderly:
                 await self._check_position()
 
     # --- list ---
@@ -164,7 +165,7 @@ class Reflector:
     # --- watch ---
 
     async def _watch(self) -> bool:
-        """Until the watch ends; whether it was we who wished that end. Raises Gone."""
+        """Until the watch ends; whether it did as it should. Raises Gone."""
         seconds = round(self._watch_timeout * (1 + 0.25 * self._rng.random()))
         params = self._params() | {
             "watch": "true",
@@ -173,57 +174,51 @@ class Reflector:
             "timeoutSeconds": str(max(1, seconds)),
         }
         begun = trio.current_time()
-        heard = 0
+        heard = self._heard
+        lines = wire.Lines()
+
+        def take(chunk: bytes) -> None:
+            # A chunk is at most what one read of a socket gives, so this is bounded.
+            for line in lines.feed(chunk):
+                self._event(line)
+            self.confirmed = True
+            self._changed()
+
         frozen = False
         async with self._api.open(
             self._of.path, params, "watch", self._of, seconds + GRACE
         ) as response:
             self.ready = self.confirmed = True
             self._changed()
-            lines = wire.Lines()
-            async with chunks(response) as stream:
-                try:
-                    async for chunk in stream:
-                        for line in lines.feed(chunk):
-                            heard += 1
-                            await self._event(line)
-                        self.confirmed = True
-                        self._changed()
-                except httpx.ReadTimeout:
-                    frozen = True
-                except httpx.HTTPError:
-                    # Cut: that ends this watch only. What was complete has been applied.
-                    pass
-                except (ValueError, msgspec.MsgspecError) as error:
-                    # Asked again the server would say it again.
-                    self._table.version = ""
-                    raise RegistryError(
-                        f"the watch of {self._of.resource}{self._of.place} is garbled: {error}"
-                    ) from None
+            try:
+                await each_chunk(response, take)
+            except httpx.ReadTimeout:
+                frozen = True
+            except httpx.HTTPError:
+                # Cut: that ends this watch only. What was complete has been applied.
+                pass
+            except (ValueError, msgspec.MsgspecError) as error:
+                # Asked again the server would say it again.
+                self._table.version = ""
+                raise RegistryError(f"{self._what} is garbled: {error}") from None
         if frozen:
             raise RegistryError(
-                f"the watch of {self._of.resource}{self._of.place} was silent beyond its end: the"
-                " API server or the way to it hangs"
+                f"{self._what} was silent beyond its end: the API server or the way to it hangs"
             )
         lasted = trio.current_time() - begun
-        self._futile = 0 if heard or lasted >= SHORT else self._futile + 1
-        return lasted >= seconds * 0.9
+        futile = self._heard == heard and lasted < SHORT
+        self._futile = self._futile + 1 if futile else 0
+        # At its end at least a bookmark comes, unless the position lies ahead of the server's.
+        return lasted >= seconds * 0.9 and self._heard > heard
 
-    async def _event(self, line: bytes) -> None:
+    def _event(self, line: bytes) -> None:
         """Raises Gone, RegistryError, and ValueError for what is no event."""
         event = wire.event(line)
         if event.type == "ERROR":
             self._error(event.object)
-        work = self._table.event(event.type, event.object)
+        self._table.event(event.type, event.object)
+        self._heard += 1
         self._futile = 0
-        await self._did(work)
-
-    async def _did(self, work: int) -> None:
-        """Lets the loop go on after each BITE of work."""
-        self._work += work
-        if self._work >= BITE:
-            self._work = 0
-            await trio.lowlevel.checkpoint()
 
     def _error(self, raw: msgspec.Raw) -> None:
         """The watch has failed inside of the server; where it stands now only a list can tell."""
@@ -231,7 +226,17 @@ class Reflector:
         self._table.version = ""
         if status.code == 410 or status.reason in ("Expired", "Gone"):
             raise Gone(status.message)
-        raise RegistryError(
-            f"the watch of {self._of.resource}{self._of.place} failed: {status.code}"
-            f" {status.message[:300]}"
-        )
+        raise RegistryError(f"{self._what} failed: {status.code} {status.message[:300]}")
+
+    @property
+    def _what(self) -> str:
+        return f"the watch of {self._of.resource}{self._of.place}"
+
+    # --- turns ---
+
+    async def _did(self, work: int) -> None:
+        """Lets the loop go on after each BITE of work."""
+        self._work += work
+        if self._work >= BITE:
+            self._work = 0
+            await trio.lowlevel.checkpoint()

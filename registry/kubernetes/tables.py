@@ -164,12 +164,12 @@ class Table:
         problem = Problem(reason, f"{self.kind} {key}")
         return Entry(key, meta.version, service, problems=(problem,), bad=True)
 
-    def event(self, type_: str, raw: msgspec.Raw) -> int:
-        """Apply one event of a watch; the units of work that it was. Raises ValueError for one
-        that no API server sends."""
+    def event(self, type_: str, raw: msgspec.Raw) -> None:
+        """Apply one event of a watch. Raises ValueError or MsgspecError for one that no API
+        server sends."""
         if type_ == "BOOKMARK":
             self._advance(wire.named(raw).metadata.version)
-            return 1
+            return
         if type_ == "DELETED":
             meta = wire.named(raw).metadata
             key = f"{meta.namespace}/{meta.name}"
@@ -177,18 +177,17 @@ class Table:
             if known is not None and not wire.is_older(meta.version, known.version):
                 self._drop(key)
             self._advance(meta.version)
-            return 1
+            return
         if type_ not in ("ADDED", "MODIFIED"):
             raise ValueError(f"an event of the unknown type {type_[:40]!r}")
         entry = self.read(raw)
         if entry is None:
-            return 1
+            return
         known = self.entries.get(entry.key)
         # What was told before the list was made, or twice, is no news.
         if known is None or not wire.is_older(entry.version, known.version):
             self._put(entry)
         self._advance(entry.version)
-        return 1 + len(entry.endpoints)
 
     def replace(self, fresh: Mapping[str, Entry], version: str) -> Iterator[int]:
         """``fresh`` is all that there is, as of ``version``. A generator: the units of work done
@@ -225,11 +224,13 @@ class Table:
 
 
 class View:
-    """The services that the tables come to."""
+    """The services that the tables come to.
 
-    def __init__(self, *, wait_for_slices: bool = False) -> None:
-        """``wait_for_slices``: a service is not there before its first EndpointSlice is: when it
-        is handed over by a label, its slices get the label a little later."""
+    A service is not there before its first EndpointSlice: the two come by different watches, and
+    the slice of a new service a little after it. Until then the kernel's answer is as good as ours.
+    """
+
+    def __init__(self) -> None:
         self.node = ""
         """This node's name; empty: not known, and services that need it are left out."""
         self.dirty: dict[str, None] = {}
@@ -240,8 +241,8 @@ class View:
         """Services that are there, but of which nothing could be read yet."""
         self._declared: dict[str, Entry] = {}
         self._slices: dict[str, dict[str, tuple[Endpoint, ...]]] = {}
-        self._wait = wait_for_slices
         self._seen: set[str] = set()
+        """Services that have, or had, a slice."""
 
     def __iter__(self) -> Iterator[str]:
         """The names of all services that there may be."""
@@ -283,7 +284,7 @@ class View:
         if entry is None or entry.declared is None:
             return None
         slices = self._slices.get(name, {})
-        if self._wait and name not in self._seen:
+        if name not in self._seen:
             if not slices:
                 return None
             self._seen.add(name)
