@@ -68,6 +68,8 @@ class _Member:
         self.restored_at: float | None = None
         self.restarts = 0
         self.last_error = ""
+        self.down = False
+        """Its last run has failed and the next one has not begun."""
         self.logged: tuple[Problem, ...] = ()
         # Saving.
         self.dirty = False
@@ -165,12 +167,14 @@ class Registries:
         while True:
             begun = self._clock()
             member.feed.restart()
+            member.down = False
             try:
                 await member.backend.run(member.feed)
                 error: BaseException = RegistryError("the back end ended by itself")
             except Exception as raised:
                 error = _only(raised)
             member.last_error = str(error) or type(error).__name__
+            member.down = True
             # Healthy means answering: a back end that waits an hour for a time-out is not.
             worked = self._clock() - begun if member.feed.synced_in_run else 0.0
             delay = member.backoff.failed(worked)
@@ -211,17 +215,19 @@ class Registries:
             if feed.reported is not member.logged:
                 self._log_problems(member)
             if feed.synced_in_run and not feed.busy:
-                if not member.synced or member.last_error:
-                    self._log.info(
-                        "registry synced",
-                        registry=member.spec.name,
-                        services=len(self._merger.services_of(member.spec.name)),
-                        endpoints=member.endpoints,
-                    )
+                # What a run said before it failed is applied after it, and repairs nothing.
+                if not member.down:
+                    if not member.synced or member.last_error:
+                        self._log.info(
+                            "registry synced",
+                            registry=member.spec.name,
+                            services=len(self._merger.services_of(member.spec.name)),
+                            endpoints=member.endpoints,
+                        )
+                    member.last_error = ""
                 member.synced = True
                 # While an empty answer is doubted, what is served may still be from disk.
                 member.from_disk &= feed.kept_since is not None
-                member.last_error = ""
                 member.ready.set()
 
     def _log_problems(self, member: _Member) -> None:
