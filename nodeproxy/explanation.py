@@ -121,12 +121,8 @@ class _Story:
                     return ended
                 found = self._dialled(destination)
         except ProxyError as error:
-            return self.end(
-                "refused",
-                str(error),
-                status=error.status if isinstance(error, NoEndpoints) else 0,
-                flags=error.flag,
-            )
+            # Without a service no protocol is known in which to answer: it is a reset.
+            return self.end("refused", str(error), flags=error.flag)
         if isinstance(found, Direct):
             return self.end(
                 "passthrough",
@@ -253,10 +249,11 @@ class _Story:
         self.step("balance", policy.balance, choice is not None, eligible)
         self.note(candidates=tuple(views))
         if choice is None:
+            how = "503" if protocol == "http" else "the connection is reset"
             return self.end(
                 "refused",
-                f"503: none of the {len(targets)} endpoints of {backend} takes traffic",
-                status=NoEndpoints.status,
+                f"{how}: none of the {len(targets)} endpoints of {backend} takes traffic",
+                status=NoEndpoints.status if protocol == "http" else 0,
                 flags=NoEndpoints.flag,
             )
         pick = host_port((choice.picked.endpoint.address, choice.picked.endpoint.port))

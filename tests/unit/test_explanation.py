@@ -249,7 +249,15 @@ def test_a_service_without_a_virtual_address_is_known_by_its_name():
 
 def test_a_listener_whose_service_is_gone():
     told = run(listening(parts(), "shop/web:80"))
-    assert (told.outcome, told.status, told.flags) == ("refused", 503, "UH")
+    assert (told.outcome, told.status, told.flags) == ("refused", 0, "UH")
+
+
+@pytest.mark.parametrize(("declared", "status"), [("http", 503), ("tcp", 0)])
+def test_how_a_refusal_is_told_to_the_client(declared: Any, status: int):
+    service = Service("shop/web", (), (Port(80, protocol=declared),))
+    told = run(listening(parts(service)))
+    assert (told.outcome, told.status, told.flags) == ("refused", status, "UH")
+    assert ("reset" in told.summary) == (status == 0)
 
 
 @pytest.mark.parametrize(
