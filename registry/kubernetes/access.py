@@ -44,11 +44,12 @@ class Access(msgspec.Struct, frozen=True):
     def __repr__(self) -> str:
         return f"Access({self.server!r})"
 
-    def tls(self) -> ssl.SSLContext | None:
-        """None for plain HTTP. Raises RegistryError for a bad CA, certificate or key. Blocks for
-        milliseconds."""
+    def tls(self) -> ssl.SSLContext:
+        """Raises RegistryError for a bad CA, certificate or key. Blocks: a system's trust store
+        takes tens of milliseconds to read."""
         if not self.server.startswith("https:"):
-            return None
+            # Trusts nobody and will not be asked.
+            return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         try:
             context = ssl.create_default_context(cadata=self.ca)
         except ssl.SSLError as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import random
+from contextlib import nullcontext
 from typing import ClassVar, Final
 from urllib.parse import quote
 
@@ -17,13 +18,14 @@ import msgspec
 import trio
 
 from registry.base import Context, Problem, RegistryError, Sink
+from registry.bulk import bulk
 from registry.http import client
 from registry.kubernetes import wire
 from registry.kubernetes.access import Access, access
 from registry.kubernetes.api import Api, Collection, Gone, Refused
 from registry.kubernetes.objects import OUR_PROXY_NAME, PROXY_NAME, ZONE
 from registry.kubernetes.options import IN_CLUSTER, Options
-from registry.kubernetes.reflector import BITE, Reflector
+from registry.kubernetes.reflector import BITE, LARGE, Reflector
 from registry.kubernetes.tables import Decode, ServiceDecoder, Table, View, decode_slice
 from registry.model import Service
 
@@ -168,7 +170,8 @@ class _Publisher:
                     if first:
                         self._view.dirty.update(dict.fromkeys(self._view))
                         first = False
-                    await self._publish()
+                    with bulk() if len(self._view.dirty) >= LARGE else nullcontext():
+                        await self._publish()
             await self._news.wait()
 
     async def _learn_node(self, api: Api) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Final
 
 import httpx
@@ -20,17 +21,20 @@ import msgspec
 import trio
 
 from registry.base import RegistryError
+from registry.bulk import bulk
 from registry.kubernetes import wire
 from registry.kubernetes.api import Api, Collection, Gone, each_chunk
 from registry.kubernetes.tables import Entry, Table
 
-__all__ = ["BITE", "Reflector"]
+__all__ = ["BITE", "LARGE", "Reflector"]
 
 BITE: Final = 150
 """Objects and endpoints that are decoded between two checkpoints: about a millisecond."""
 PAGE_BYTES: Final = 512 * 1024
 """What a page should not exceed by much: it is split into its items in one step."""
 FIRST_PAGE: Final = 50
+LARGE: Final = 500
+"""Objects from which on a list is a load; see :mod:`registry.bulk`."""
 MAX_LISTS: Final = 5
 """Lists in a row that may expire before their last page."""
 GRACE: Final = 10.0
@@ -97,23 +101,26 @@ class Reflector:
 
     async def _list(self) -> None:
         for _ in range(MAX_LISTS):
-            try:
-                fresh, version = await self._pages()
-            except Gone:
-                # It took longer than the server keeps history: in larger steps, from the start.
-                self._limit = self._page = min(self._page * 2, 10_000)
-                continue
-            await self._replace(fresh, version)
-            return
+            with ExitStack() as load:
+                try:
+                    fresh, version = await self._pages(load)
+                except Gone:
+                    # It took longer than the server keeps history: in larger steps, from the start.
+                    self._limit = self._page = min(self._page * 2, 10_000)
+                    continue
+                await self._replace(fresh, version)
+                return
         raise RegistryError(
             f"{self._of.resource}: {MAX_LISTS} lists expired before their last page: the API"
             " server or the way to it is too slow"
         )
 
-    async def _pages(self) -> tuple[dict[str, Entry], str]:
+    async def _pages(self, load: ExitStack) -> tuple[dict[str, Entry], str]:
+        """All objects and their version; ``load`` is entered where they are many."""
         fresh: dict[str, Entry] = {}
         self._table.unnamed.clear()
         token = ""
+        large = False
         while True:
             params = self._params() | {"limit": str(self._limit)}
             if token:
@@ -132,6 +139,9 @@ class Reflector:
             token = found.metadata.continue_
             if not token:
                 return fresh, found.metadata.version
+            if not large and len(fresh) >= LARGE:
+                large = True
+                load.enter_context(bulk())
             if items:
                 fitting = PAGE_BYTES * len(items) // max(len(body), 1)
                 self._limit = max(1, min(fitting, self._page))

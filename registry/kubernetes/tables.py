@@ -32,7 +32,7 @@ MAX_UNNAMED: Final = 20
 """Problems of objects without a name that are kept; they cannot be told to be gone."""
 
 
-class Entry(msgspec.Struct, frozen=True):
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """What one object means."""
 
     key: str

@@ -441,12 +441,18 @@ class _Connection:
             return
         query = Query(resource, namespace, params)
         if query.watch:
+            if not api.gone_as_event and 0 < int(query.version or 0) < api.compacted:
+                raise self._too_old(query)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._leaving)
                 await self._watch(query)
                 nursery.cancel_scope.cancel()
         else:
             await self._send(200, api._list(query), {})
+
+    @staticmethod
+    def _too_old(query: Query) -> Failure:
+        return Failure(410, "Expired", f"too old resource version: {query.version}")
 
     async def _leaving(self) -> None:
         """Ends the connection when the client has, which may not say anything meanwhile."""
@@ -457,9 +463,7 @@ class _Connection:
         api = self._api
         position = int(query.version or 0)
         marks = api._marks
-        too_old = Failure(410, "Expired", f"too old resource version: {position}")
-        if position and position < api.compacted and not api.gone_as_event:
-            raise too_old
+        too_old = self._too_old(query)
         await self._write(
             b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
             b"Transfer-Encoding: chunked\r\n\r\n"
