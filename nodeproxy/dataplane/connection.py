@@ -25,7 +25,7 @@ def _encoded(address: str) -> bytes:
 class Connection:
     """A client's connection: who called, and what it dialled."""
 
-    __slots__ = ("client", "destination", "forwarded_for", "node", "peer")
+    __slots__ = ("client", "destination", "forwarded_for", "node", "peer", "upstream")
 
     def __init__(self, node: Node, client: Stream, peer: Address, destination: str) -> None:
         self.node = node
@@ -34,6 +34,19 @@ class Connection:
         self.forwarded_for = _encoded(peer[0])
         self.destination = destination
         """``address:port`` that the client dialled: before the redirection, if there was one."""
+        self.upstream: Upstream | None = None
+
+    def open(self, upstream: Upstream) -> None:
+        """It is known who is meant."""
+        self.upstream = upstream
+        upstream.series.active.value += 1
+
+    def close(self) -> None:
+        """End it, in an orderly way if it has not been reset."""
+        if self.upstream is not None:
+            self.upstream.series.active.value -= 1
+            self.upstream = None
+        self.client.close()
 
     def record(self, started: float, protocol: str, provider: Upstream) -> Record:
         """A new record of something on this connection."""

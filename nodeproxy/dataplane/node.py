@@ -129,7 +129,8 @@ class Node:
             self.emit(record, self._requests.passthrough)
             connection.client.reset()
             return
-        self.reactor.spawn(serve(connection, upstream), self.lanes)
+        connection.open(upstream)
+        self.reactor.spawn(serve(connection, upstream), self.lanes, connection)
 
     # -- who is meant --------------------------------------------------------------------
 

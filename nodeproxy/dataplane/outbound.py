@@ -8,7 +8,9 @@ that it began with; the catalog may change meanwhile.
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from time import monotonic
+from typing import Any
 
 from nodeproxy.core.errors import ClientTimeout, ProxyError
 from nodeproxy.core.sniff import sniff
@@ -21,20 +23,15 @@ from nodeproxy.dataplane.upstream import Lease, Upstream
 __all__ = ["serve"]
 
 
-async def serve(connection: Connection, upstream: Upstream) -> None:
-    """Serve one accepted connection whose destination is known, and close it."""
-    upstream.series.active.value += 1
-    try:
-        protocol = upstream.port.protocol
-        if protocol == "http":
-            await serve_http(connection, upstream, b"", None)
-        elif protocol:
-            await relay(connection, upstream, b"", None, monotonic())
-        else:
-            await serve_undeclared(connection, upstream)
-    finally:
-        upstream.series.active.value -= 1
-        connection.client.close()
+def serve(connection: Connection, upstream: Upstream) -> Coroutine[Any, Any, None]:
+    """What serves one accepted connection whose destination is known: the coroutine of a lane
+    that owns the connection."""
+    protocol = upstream.port.protocol
+    if protocol == "http":
+        return serve_http(connection, upstream, b"", None)
+    if protocol:
+        return relay(connection, upstream, b"", None, monotonic())
+    return serve_undeclared(connection, upstream)
 
 
 async def serve_undeclared(connection: Connection, upstream: Upstream) -> None:

@@ -30,7 +30,7 @@ from typing import Any, Protocol
 
 import trio
 
-from nodeproxy.dataplane.lane import Lane, LaneGroup
+from nodeproxy.dataplane.lane import Closable, Lane, LaneGroup
 from nodeproxy.dataplane.timers import TICK, Wheel
 
 __all__ = ["Pollable", "Reactor"]
@@ -121,9 +121,11 @@ class Reactor:
 
     # -- lanes ---------------------------------------------------------------------------
 
-    def spawn(self, coro: Coroutine[Any, Any, None], group: LaneGroup) -> Lane:
-        """Begin a lane: it runs at once, to its first wait."""
-        lane = Lane(self, coro, group)
+    def spawn(
+        self, coro: Coroutine[Any, Any, None], group: LaneGroup, owns: Closable | None = None
+    ) -> Lane:
+        """Begin a lane: it runs at once, to its first wait. What it owns is closed at its end."""
+        lane = Lane(self, coro, group, owns)
         lane.step()
         return lane
 

@@ -25,6 +25,7 @@ from nodeproxy.dataplane.node import Node
 from nodeproxy.dataplane.pump import Pipe
 from nodeproxy.dataplane.reactor import Reactor
 from nodeproxy.dataplane.settings import Settings
+from nodeproxy.dataplane.stream import CLIENT, UPSTREAM, Faults, Stream
 from nodeproxy.dataplane.upstream import Upstream
 from nodeproxy.telemetry.accesslog import AccessLog, AccessLogSettings
 from nodeproxy.telemetry.families import Families
@@ -49,7 +50,7 @@ def open_descriptors() -> set[str]:
 async def until(condition: Callable[[], object], what: str = "") -> None:
     """Let others run until ``condition`` holds. Fails after PATIENCE seconds."""
     with trio.move_on_after(PATIENCE):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 (it is about anything, not an event of ours)
             await trio.sleep(0.002)
         return
     raise AssertionError(f"never came true: {what or condition}")
@@ -328,8 +329,10 @@ class Harness:
             assert [t.load for t in upstream.targets.values()] == [0] * len(pools)
             assert [(p.leased, p.connecting) for p in pools] == [(0, 0)] * len(pools)
             await until(
-                lambda u=upstream: u.connections  # type: ignore[misc]
-                == sum(len(t.pool.idle) for t in u.targets.values()),
+                lambda u=upstream: (
+                    u.connections  # type: ignore[misc]
+                    == sum(len(t.pool.idle) for t in u.targets.values())
+                ),
                 "upstream.connections equals the idle ones",
             )
             assert upstream.series.active.value == 0
@@ -424,6 +427,35 @@ class Lanes:
         while not condition():
             assert self.reactor._clock() < end, "never came true"
             self.turn()
+
+
+class Ends:
+    """A stream on the reactor and the peer's plain socket."""
+
+    def __init__(self, lanes: Lanes, faults: Faults = UPSTREAM) -> None:
+        mine, self.peer = lanes.pair()
+        self.stream = Stream(lanes.reactor, mine, faults)
+
+    def close(self) -> None:
+        self.stream.close()
+        self.peer.close()
+
+    def fill(self) -> None:
+        """Until the kernel takes no more of what the stream sends."""
+        self.stream.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        try:
+            while True:
+                self.stream.sock.send(bytes(65536))
+        except BlockingIOError:
+            pass
+
+
+@pytest.fixture
+def ends(lanes: Lanes) -> Iterable[list[Ends]]:
+    both = [Ends(lanes), Ends(lanes, CLIENT)]
+    yield both
+    for end in both:
+        end.close()
 
 
 @pytest.fixture

@@ -18,11 +18,11 @@ from typing import Any
 
 import trio
 
+from nodeproxy.core.policy import Policy
 from nodeproxy.dataplane.listener import listen
 from nodeproxy.dataplane.node import Node
 from nodeproxy.dataplane.reactor import Reactor
 from nodeproxy.dataplane.settings import Settings
-from nodeproxy.core.policy import Policy
 from nodeproxy.telemetry.accesslog import AccessLog, AccessLogSettings
 from nodeproxy.telemetry.families import Families
 from nodeproxy.telemetry.metrics import Metrics
@@ -42,9 +42,7 @@ async def proxy(port: int, protocol: Any) -> None:
     log = AccessLog(AccessLogSettings(mode="off"), lambda _line: None, rng=Random(1))
     settings = Settings(keep_alive_timeout=600.0, policy=Policy(max_connections=100_000))
     node = Node(settings, reactor, families, log, rng=Random(1), log=lambda *_, **__: None)
-    service = Service(
-        "test/web", (), (Port(80, "main", protocol),), (Endpoint("127.0.0.1", port),)
-    )
+    service = Service("test/web", (), (Port(80, "main", protocol),), (Endpoint("127.0.0.1", port),))
     node.update(*Merger(["test"]).apply("test", [service], []))
     listener = node.serve_port(listen(("127.0.0.1", 0)), "test/web", 80)
     print(listener.address[1], flush=True)

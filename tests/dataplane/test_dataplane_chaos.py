@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from random import Random
+from typing import Any
 
 import pytest
 import trio
 
 GET = b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n"
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n"
 SECONDS = 2.0
 
 
-def backend_script(rng):
-    async def script(talk):
+def backend_script(rng: Any):
+    async def script(talk: Any) -> None:
         if rng.random() < 0.05:
             talk.reset()
             return
@@ -27,7 +29,7 @@ def backend_script(rng):
                     [
                         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
                         b"HTTP/1.1 500 Oops\r\nContent-Length: 2\r\n\r\nhi",
-                        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
+                        CHUNKED,
                         b"HTTP/1.1 200 OK\r\n\r\n" + body,
                         b"HTTP/1.1 200 OK\r\nContent-Length: 500000\r\n\r\n" + bytes(500_000),
                         b"HTTP/1.1 200 OK\r\nContent-Length: 500000\r\n\r\n" + bytes(70_000),
@@ -54,7 +56,7 @@ def backend_script(rng):
     return script
 
 
-async def client_life(harness, address, rng):
+async def client_life(harness: Any, address: Any, rng: Any):
     try:
         client = await harness.client(address)
         for _ in range(rng.randrange(1, 6)):
@@ -83,7 +85,7 @@ async def client_life(harness, address, rng):
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-async def test_chaos(make_harness, seed):
+async def test_chaos(make_harness: Any, seed: Any):
     rng = Random(seed)
     timeouts = {
         "header_timeout": 0.2,
@@ -105,12 +107,12 @@ async def test_chaos(make_harness, seed):
         with trio.move_on_after(SECONDS):
             async with trio.open_nursery() as nursery:
 
-                async def life():
+                async def life() -> None:
                     while True:
                         await client_life(harness, rng.choice(addresses), rng)
                         await trio.lowlevel.checkpoint()
 
-                async def registry():
+                async def registry() -> None:
                     """Endpoints come and go, and so does the one or other service."""
                     while True:
                         await trio.sleep(0.02)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from typing import Any
 
 import trio
 
@@ -12,31 +13,31 @@ from registry.model import Endpoint
 HELLO = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
 
 
-async def hello(talk):
+async def hello(talk: Any):
     while True:
         await talk.request()
         await talk.send(HELLO)
 
 
-async def echo(talk):
+async def echo(talk: Any):
     while data := await talk.some():
         await talk.send(data)
 
 
-async def greet(talk):
+async def greet(talk: Any):
     await talk.send(b"220 mail.test ESMTP\r\n")
     await echo(talk)
 
 
-async def say_all(talk):
+async def say_all(talk: Any):
     await talk.send(b"got:" + await talk.rest())
 
 
-def results(harness):
+def results(harness: Any):
     return {name: sum(series.counts) for name, series in harness.node._detected.items()}
 
 
-async def test_http_is_served_as_http(harness):
+async def test_http_is_served_as_http(harness: Any):
     client = await harness.client(harness.serve(await harness.backend(hello), protocol=""))
     for _ in range(3):
         await client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -48,14 +49,14 @@ async def test_http_is_served_as_http(harness):
     assert harness.backends[0].accepted == 1  # what was dialled while detecting is used
 
 
-async def test_http_one_byte_at_a_time(harness):
+async def test_http_one_byte_at_a_time(harness: Any):
     client = await harness.client(harness.serve(await harness.backend(hello), protocol=""))
     await client.trickle(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", turns=1)
     assert (await client.answer())[2] == b"hi"
     assert (await harness.record()).protocol == "HTTP/1.1"
 
 
-async def test_tls_is_relayed(harness):
+async def test_tls_is_relayed(harness: Any):
     client = await harness.client(harness.serve(await harness.backend(echo), protocol=""))
     record = b"\x16\x03\x01\x00\xc8\x01\x00\x00\xc4\x03\x03"
     await client.send(record)
@@ -65,7 +66,7 @@ async def test_tls_is_relayed(harness):
     assert results(harness) == {"tls": 1}
 
 
-async def test_a_server_that_speaks_first_is_not_waited_for(make_harness):
+async def test_a_server_that_speaks_first_is_not_waited_for(make_harness: Any):
     # Were its greeting held back for the client's bytes or a time-out, this would never end.
     async with make_harness(detect_timeout=1e6) as harness:
         client = await harness.client(harness.serve(await harness.backend(greet), protocol=""))
@@ -75,7 +76,7 @@ async def test_a_server_that_speaks_first_is_not_waited_for(make_harness):
         assert results(harness) == {"server-first": 1}
 
 
-async def test_an_undecided_beginning_is_taken_for_tcp_in_time(make_harness):
+async def test_an_undecided_beginning_is_taken_for_tcp_in_time(make_harness: Any):
     async with make_harness(detect_timeout=0.05) as harness:
         client = await harness.client(harness.serve(await harness.backend(echo), protocol=""))
         await client.send(b"GE")
@@ -83,15 +84,15 @@ async def test_an_undecided_beginning_is_taken_for_tcp_in_time(make_harness):
         assert results(harness) == {"tcp": 1}
 
 
-async def test_the_server_answers_an_undecided_beginning(make_harness):
+async def test_the_server_answers_an_undecided_beginning(make_harness: Any):
     async with make_harness(detect_timeout=1e6) as harness:
 
-        async def server(talk):
+        async def server(talk: Any) -> None:
             await talk.send(b"220 hello\r\n")
 
         started = trio.Event()
 
-        async def late(talk):
+        async def late(talk: Any) -> None:
             await started.wait()
             await server(talk)
 
@@ -102,10 +103,10 @@ async def test_the_server_answers_an_undecided_beginning(make_harness):
         assert await client.until(b"\r\n") == b"220 hello\r\n"
 
 
-async def test_both_sides_silent(make_harness):
+async def test_both_sides_silent(make_harness: Any):
     async with make_harness(tcp_idle_timeout=0.1) as harness:
 
-        async def silent(talk):
+        async def silent(talk: Any) -> None:
             await trio.sleep_forever()
 
         client = await harness.client(harness.serve(await harness.backend(silent), protocol=""))
@@ -113,20 +114,20 @@ async def test_both_sides_silent(make_harness):
         assert (await harness.record()).flags == "SI"
 
 
-async def test_a_client_that_leaves_at_once(harness):
+async def test_a_client_that_leaves_at_once(harness: Any):
     client = await harness.client(harness.serve(await harness.backend(echo), protocol=""))
     client.close()
     assert (await harness.record()).protocol == "TCP"
 
 
-async def test_a_client_that_leaves_half_decided(harness):
+async def test_a_client_that_leaves_half_decided(harness: Any):
     client = await harness.client(harness.serve(await harness.backend(say_all), protocol=""))
     await client.send(b"GE")
     client.end()
     assert await client.rest() == b"got:GE"
 
 
-async def test_a_client_that_resets_while_detecting(harness):
+async def test_a_client_that_resets_while_detecting(harness: Any):
     address = harness.serve(await harness.backend(echo), protocol="")
     client = await harness.client(address)
     await harness.until(lambda: harness.backends[0].open)
@@ -134,7 +135,7 @@ async def test_a_client_that_resets_while_detecting(harness):
     assert (await harness.record()).flags == "DC"
 
 
-async def test_no_endpoint_can_be_reached(harness):
+async def test_no_endpoint_can_be_reached(harness: Any):
     sock = listen(("127.0.0.1", 0))
     dead = Endpoint(*sock.getsockname())
     sock.close()
@@ -148,10 +149,10 @@ async def test_no_endpoint_can_be_reached(harness):
     assert (await harness.record()).protocol == "TCP"
 
 
-async def test_the_connection_that_detection_opened_is_ended_once_when_cancelled(harness):
+async def test_the_connection_that_detection_opened_is_ended_once_when_cancelled(harness: Any):
     """It was the exchange's to end: ended twice, the accounts would go below zero."""
 
-    async def stall(talk):
+    async def stall(talk: Any) -> None:
         await trio.sleep_forever()
 
     client = await harness.client(harness.serve(await harness.backend(stall), protocol=""))
@@ -166,7 +167,7 @@ async def test_the_connection_that_detection_opened_is_ended_once_when_cancelled
 # -- redirected connections ----------------------------------------------------------------
 
 
-async def test_a_virtual_address_leads_to_its_service(harness, redirected):
+async def test_a_virtual_address_leads_to_its_service(harness: Any, redirected: Any):
     backend = await harness.backend(hello)
     harness.know(harness.service(backend, vips=("10.96.0.10",)))
     address = harness.node.intercept(listen(("127.0.0.1", 0))).address
@@ -175,7 +176,7 @@ async def test_a_virtual_address_leads_to_its_service(harness, redirected):
     assert (await harness.record()).destination == "10.96.0.10:80"
 
 
-async def test_an_unknown_destination_is_passed_through_untouched(harness, redirected):
+async def test_an_unknown_destination_is_passed_through_untouched(harness: Any, redirected: Any):
     backend = await harness.backend(echo)
     address = harness.node.intercept(listen(("127.0.0.1", 0))).address
     redirected(backend.address)
@@ -188,7 +189,7 @@ async def test_an_unknown_destination_is_passed_through_untouched(harness, redir
     assert (record.service, record.protocol) == ("passthrough", "TCP")
 
 
-async def test_an_unknown_destination_is_refused_when_told_so(make_harness, redirected):
+async def test_an_unknown_destination_is_refused_when_told_so(make_harness: Any, redirected: Any):
     async with make_harness(registry_only=True) as harness:
         backend = await harness.backend(echo)
         address = harness.node.intercept(listen(("127.0.0.1", 0))).address
@@ -199,7 +200,7 @@ async def test_an_unknown_destination_is_refused_when_told_so(make_harness, redi
         assert backend.accepted == 0
 
 
-async def test_who_dials_the_listener_itself_is_refused(harness, redirected):
+async def test_who_dials_the_listener_itself_is_refused(harness: Any, redirected: Any):
     address = harness.node.intercept(listen(("127.0.0.1", 0))).address
     redirected(None)
     client = await harness.client(address)
@@ -209,8 +210,8 @@ async def test_who_dials_the_listener_itself_is_refused(harness, redirected):
     assert record.detail.startswith("proxy_loop_detected")
 
 
-async def test_an_endpoint_that_is_a_listener_of_ours_is_never_dialled(harness):
-    for host, own in (("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1")):  # noqa: S104
+async def test_an_endpoint_that_is_a_listener_of_ours_is_never_dialled(harness: Any):
+    for host, own in (("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1")):
         sock = listen((host, 0))
         port = sock.getsockname()[1]
         harness.records.clear()
@@ -226,7 +227,7 @@ def test_own_addresses():
     own.add(("192.0.2.1", 80))
     assert ("192.0.2.1", 80) in own
     assert ("127.0.0.1", 80) not in own
-    own.add(("0.0.0.0", 81))  # noqa: S104
+    own.add(("0.0.0.0", 81))
     assert ("127.0.0.1", 81) in own
     assert ("192.0.2.1", 81) not in own  # a documentation address: nobody's
     assert ("::1", 81) not in own

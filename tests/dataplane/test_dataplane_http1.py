@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from typing import Any
 
 import pytest
 import trio
@@ -15,10 +16,10 @@ GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 HELLO = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
 
 
-def always(answer):
+def always(answer: Any):
     """A back end that gives one answer to every request without a body."""
 
-    async def script(talk):
+    async def script(talk: Any) -> None:
         while True:
             await talk.request()
             await talk.send(answer)
@@ -26,17 +27,17 @@ def always(answer):
     return script
 
 
-def once(answer):
+def once(answer: Any):
     """As always, but closes after the first."""
 
-    async def script(talk):
+    async def script(talk: Any) -> None:
         await talk.request()
         await talk.send(answer)
 
     return script
 
 
-async def read_chunked(talk):
+async def read_chunked(talk: Any):
     """The body as it came, up to its end."""
     chunks, parts = Chunked(), []
     while True:
@@ -50,12 +51,12 @@ async def read_chunked(talk):
         parts.append(data)
 
 
-def chunked(body, size):
+def chunked(body: Any, size: Any):
     parts = [body[i : i + size] for i in range(0, len(body), size)]
     return b"".join(b"%x\r\n%b\r\n" % (len(p), p) for p in parts) + b"0\r\n\r\n"
 
 
-async def mirror(talk):
+async def mirror(talk: Any):
     """Sends a request's body back as it came, with the framing it came in."""
     while True:
         _, fields = await talk.request()
@@ -67,7 +68,7 @@ async def mirror(talk):
             await talk.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
 
 
-async def test_keep_alive_on_both_sides(harness):
+async def test_keep_alive_on_both_sides(harness: Any):
     backend = await harness.backend(always(HELLO))
     client = await harness.client(harness.serve(backend))
     for _ in range(50):
@@ -86,7 +87,7 @@ async def test_keep_alive_on_both_sides(harness):
     assert len(target.pool.idle) == 1
 
 
-async def test_requests_are_balanced_each_on_its_own(harness):
+async def test_requests_are_balanced_each_on_its_own(harness: Any):
     backends = [await harness.backend(always(HELLO)) for _ in range(3)]
     client = await harness.client(harness.serve(*backends))
     for _ in range(60):
@@ -95,8 +96,8 @@ async def test_requests_are_balanced_each_on_its_own(harness):
     assert all(t.series.success.value > 5 for t in harness.upstream().targets.values())
 
 
-async def test_pipelined_requests_are_answered_in_order(harness):
-    async def script(talk):
+async def test_pipelined_requests_are_answered_in_order(harness: Any):
+    async def script(talk: Any) -> None:
         while True:
             line, _ = await talk.request()
             body = line.split()[1]
@@ -109,7 +110,7 @@ async def test_pipelined_requests_are_answered_in_order(harness):
     await harness.record(100)
 
 
-async def test_pipelined_requests_with_bodies(harness):
+async def test_pipelined_requests_with_bodies(harness: Any):
     client = await harness.client(harness.serve(await harness.backend(mirror)))
     one = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\none"
     two = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\ntwo\r\n0\r\n\r\n"
@@ -121,7 +122,7 @@ async def test_pipelined_requests_with_bodies(harness):
     await harness.record(4)
 
 
-async def test_a_pipelined_request_after_a_body_that_came_in_pieces(harness):
+async def test_a_pipelined_request_after_a_body_that_came_in_pieces(harness: Any):
     client = await harness.client(harness.serve(await harness.backend(mirror)))
     await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhe")
     await harness.until(lambda: harness.backends[0].open)
@@ -132,8 +133,8 @@ async def test_a_pipelined_request_after_a_body_that_came_in_pieces(harness):
 
 
 @pytest.mark.parametrize("framing", ["length", "chunked"])
-async def test_10_mib_up_and_down(harness, framing):
-    async def script(talk):
+async def test_10_mib_up_and_down(harness: Any, framing: Any):
+    async def script(talk: Any) -> None:
         """As mirror, at the same time in both directions."""
         _, fields = await talk.request()
         if framing == "length":
@@ -155,7 +156,7 @@ async def test_10_mib_up_and_down(harness, framing):
         head = b"Content-Length: %d" % len(body)
     client = await harness.client(harness.serve(await harness.backend(script)))
 
-    async def write():
+    async def write() -> None:
         await client.send(b"PUT / HTTP/1.1\r\nHost: a\r\n" + head + b"\r\n\r\n" + body)
 
     async with trio.open_nursery() as nursery:
@@ -168,14 +169,14 @@ async def test_10_mib_up_and_down(harness, framing):
     assert record.flags == ""
 
 
-async def test_a_body_one_byte_at_a_time(harness):
+async def test_a_body_one_byte_at_a_time(harness: Any):
     client = await harness.client(harness.serve(await harness.backend(mirror)))
     await client.trickle(
         b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
         b"4;ext=1\r\nabcd\r\n0\r\nX-Check: 1\r\n\r\n",
         turns=1,
     )
-    line, fields = await client.head()
+    line, _fields = await client.head()
     assert line == b"HTTP/1.1 200 OK"
     assert await client.until(b"X-Check: 1\r\n\r\n") == (
         b"4;ext=1\r\nabcd\r\n0\r\nX-Check: 1\r\n\r\n"
@@ -183,8 +184,8 @@ async def test_a_body_one_byte_at_a_time(harness):
     assert (await harness.record()).flags == ""
 
 
-async def test_an_answer_one_byte_at_a_time(harness):
-    async def script(talk):
+async def test_an_answer_one_byte_at_a_time(harness: Any):
+    async def script(talk: Any) -> None:
         await talk.request()
         await talk.trickle(
             b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -215,7 +216,7 @@ async def test_an_answer_one_byte_at_a_time(harness):
         (b"POST", b"HTTP/1.1 204 No Content\r\n\r\n"),
     ],
 )
-async def test_answers_without_a_body(harness, method, answer):
+async def test_answers_without_a_body(harness: Any, method: Any, answer: Any):
     client = await harness.client(harness.serve(await harness.backend(always(answer))))
     for _ in range(2):
         await client.send(method + b" / HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -224,7 +225,7 @@ async def test_answers_without_a_body(harness, method, answer):
     assert (await harness.record(2)).bytes_sent == 0
 
 
-async def test_a_body_that_ends_with_the_connection(harness):
+async def test_a_body_that_ends_with_the_connection(harness: Any):
     script = once(b"HTTP/1.1 200 OK\r\n\r\n" + bytes(MIB))
     client = await harness.client(harness.serve(await harness.backend(script)))
     await client.send(GET)
@@ -235,10 +236,10 @@ async def test_a_body_that_ends_with_the_connection(harness):
 
 
 @pytest.mark.parametrize("connection", [b"", b"Connection: keep-alive\r\n"])
-async def test_http_1_0_clients(harness, connection):
+async def test_http_1_0_clients(harness: Any, connection: Any):
     seen = []
 
-    async def script(talk):
+    async def script(talk: Any) -> None:
         seen.append(await talk.request())
         await talk.send(HELLO)
 
@@ -251,7 +252,7 @@ async def test_http_1_0_clients(harness, connection):
     assert (await harness.record()).protocol == "HTTP/1.0"
 
 
-async def test_chunks_are_not_for_http_1_0(harness):
+async def test_chunks_are_not_for_http_1_0(harness: Any):
     script = once(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n")
     client = await harness.client(harness.serve(await harness.backend(script)))
     await client.send(b"GET / HTTP/1.0\r\n\r\n")
@@ -259,7 +260,7 @@ async def test_chunks_are_not_for_http_1_0(harness):
     assert (await harness.record()).flags == "UPE"
 
 
-async def test_an_http_1_0_server(harness):
+async def test_an_http_1_0_server(harness: Any):
     script = once(b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nhi")
     backend = await harness.backend(script)
     client = await harness.client(harness.serve(backend))
@@ -272,10 +273,10 @@ async def test_an_http_1_0_server(harness):
     assert backend.accepted == 2
 
 
-async def test_fields_on_the_way_up(harness):
+async def test_fields_on_the_way_up(harness: Any):
     seen = []
 
-    async def script(talk):
+    async def script(talk: Any) -> None:
         seen.append(await talk.request())
         await talk.send(HELLO)
 
@@ -298,7 +299,7 @@ async def test_fields_on_the_way_up(harness):
     }
 
 
-async def test_fields_on_the_way_down(harness):
+async def test_fields_on_the_way_down(harness: Any):
     script = once(
         b"HTTP/1.1 200 OK\r\nConnection: close, X-Hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\n"
         b"Content-Length: 2\r\nX-Keep: 1\r\n\r\nhi"
@@ -312,10 +313,10 @@ async def test_fields_on_the_way_down(harness):
     assert harness.backends[0].accepted == 2
 
 
-async def test_via_can_be_left_out(make_harness):
+async def test_via_can_be_left_out(make_harness: Any):
     seen = []
 
-    async def script(talk):
+    async def script(talk: Any) -> None:
         seen.append((await talk.request())[1])
         await talk.send(HELLO)
 
@@ -324,11 +325,11 @@ async def test_via_can_be_left_out(make_harness):
         assert b"via" not in seen[0]
 
 
-async def test_an_upgrade_is_not_passed_on(harness):
+async def test_an_upgrade_is_not_passed_on(harness: Any):
     """RFC 9110, 7.8: a server may ignore it; the endpoint never sees it."""
     seen = []
 
-    async def script(talk):
+    async def script(talk: Any) -> None:
         seen.append((await talk.request())[1])
         await talk.send(b"HTTP/1.1 426 Upgrade Required\r\nContent-Length: 0\r\n\r\n")
 
@@ -340,7 +341,7 @@ async def test_an_upgrade_is_not_passed_on(harness):
     assert not {b"upgrade", b"connection"} & set(seen[0])
 
 
-async def test_switching_protocols_unasked_is_an_error_of_the_endpoint(harness):
+async def test_switching_protocols_unasked_is_an_error_of_the_endpoint(harness: Any):
     script = once(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n")
     assert (await harness.get(harness.serve(await harness.backend(script))))[0] == 502
     assert (await harness.record()).flags == "UPE"
@@ -349,8 +350,8 @@ async def test_switching_protocols_unasked_is_an_error_of_the_endpoint(harness):
 # -- interim answers -----------------------------------------------------------------------
 
 
-async def test_100_continue(harness):
-    async def script(talk):
+async def test_100_continue(harness: Any):
+    async def script(talk: Any) -> None:
         _, fields = await talk.request()
         assert fields[b"expect"] == b"100-continue"
         await talk.send(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -367,7 +368,7 @@ async def test_100_continue(harness):
     assert (await harness.record()).bytes_received == 5
 
 
-async def test_a_final_answer_instead_of_100(harness):
+async def test_a_final_answer_instead_of_100(harness: Any):
     script = always(b"HTTP/1.1 417 Expectation Failed\r\nContent-Length: 0\r\n\r\n")
     client = await harness.client(harness.serve(await harness.backend(script)))
     await client.send(
@@ -379,7 +380,7 @@ async def test_a_final_answer_instead_of_100(harness):
     assert (await harness.record()).flags == ""
 
 
-async def test_early_hints_and_a_final_answer_in_one_read(harness):
+async def test_early_hints_and_a_final_answer_in_one_read(harness: Any):
     hints = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nConnection: x\r\nX: 1\r\n\r\n"
     client = await harness.client(harness.serve(await harness.backend(always(hints + HELLO))))
     for _ in range(2):
@@ -391,7 +392,7 @@ async def test_early_hints_and_a_final_answer_in_one_read(harness):
     await harness.record(2)
 
 
-async def test_interim_answers_are_not_for_http_1_0(harness):
+async def test_interim_answers_are_not_for_http_1_0(harness: Any):
     script = always(b"HTTP/1.1 103 Early Hints\r\n\r\n" + HELLO)
     client = await harness.client(harness.serve(await harness.backend(script)))
     await client.send(b"GET / HTTP/1.0\r\n\r\n")
@@ -401,11 +402,11 @@ async def test_interim_answers_are_not_for_http_1_0(harness):
 # -- early answers -------------------------------------------------------------------------
 
 
-async def test_an_answer_before_the_body_is_complete_is_read(harness):
+async def test_an_answer_before_the_body_is_complete_is_read(harness: Any):
     """The client goes on sending: closing with its bytes unread would reset the connection
     and lose the answer."""
 
-    async def script(talk):
+    async def script(talk: Any) -> None:
         await talk.request()
         await talk.send(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\n\r\nbig")
         await talk.rest()
@@ -422,8 +423,8 @@ async def test_an_answer_before_the_body_is_complete_is_read(harness):
     assert (record.status, record.flags) == (413, "")
 
 
-async def test_a_streaming_answer_while_the_request_still_runs(harness):
-    async def script(talk):
+async def test_a_streaming_answer_while_the_request_still_runs(harness: Any):
+    async def script(talk: Any) -> None:
         await talk.request()
         await talk.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
         for _ in range(5):

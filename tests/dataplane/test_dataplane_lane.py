@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import select
+import contextlib
 import socket
+from typing import Any
 
 import pytest
 
@@ -16,38 +17,9 @@ from nodeproxy.core.errors import (
 from nodeproxy.dataplane.lane import Cancelled, Companion, sleep
 from nodeproxy.dataplane.listener import listen
 from nodeproxy.dataplane.pump import UNBOUNDED, Bytes, pump
-from nodeproxy.dataplane.stream import CLIENT, UPSTREAM, Stream, connect, wait_either
+from nodeproxy.dataplane.stream import connect, wait_either
 
 LONG = 60.0
-
-
-class Ends:
-    """A stream on the reactor and the peer's plain socket."""
-
-    def __init__(self, lanes, faults=UPSTREAM):
-        mine, self.peer = lanes.pair()
-        self.stream = Stream(lanes.reactor, mine, faults)
-
-    def close(self):
-        self.stream.close()
-        self.peer.close()
-
-    def fill(self):
-        """Until the kernel takes no more of what the stream sends."""
-        self.stream.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-        try:
-            while True:
-                self.stream.sock.send(bytes(65536))
-        except BlockingIOError:
-            pass
-
-
-@pytest.fixture
-def ends(lanes):
-    both = [Ends(lanes), Ends(lanes, CLIENT)]
-    yield both
-    for end in both:
-        end.close()
 
 
 def silent_listener():
@@ -64,33 +36,33 @@ def silent_listener():
     return server, fillers
 
 
-async def waits_recv(lanes, ends):
+async def waits_recv(lanes: Any, ends: Any):
     await ends[0].stream.recv(LONG)
 
 
-async def waits_readable(lanes, ends):
+async def waits_readable(lanes: Any, ends: Any):
     await ends[0].stream.readable(LONG)
 
 
-async def waits_writable(lanes, ends):
+async def waits_writable(lanes: Any, ends: Any):
     ends[0].fill()
     await ends[0].stream.writable(LONG)
 
 
-async def waits_send(lanes, ends):
+async def waits_send(lanes: Any, ends: Any):
     ends[0].fill()
     await ends[0].stream.send(bytes(1 << 20), LONG)
 
 
-async def waits_sleep(lanes, ends):
+async def waits_sleep(lanes: Any, ends: Any):
     await sleep(lanes.reactor, LONG)
 
 
-async def waits_either(lanes, ends):
+async def waits_either(lanes: Any, ends: Any):
     await wait_either(ends[0].stream, ends[1].stream, LONG)
 
 
-async def waits_pump(lanes, ends):
+async def waits_pump(lanes: Any, ends: Any):
     await pump(ends[0].stream, ends[1].stream, UNBOUNDED, LONG, Bytes())
 
 
@@ -106,10 +78,10 @@ WAITS = [
 
 
 @pytest.mark.parametrize("wait", WAITS)
-def test_a_lane_is_cancelled_wherever_it_waits(lanes, ends, wait):
+def test_a_lane_is_cancelled_wherever_it_waits(lanes: Any, ends: Any, wait: Any):
     seen = []
 
-    async def body():
+    async def body() -> None:
         try:
             await wait(lanes, ends)
         except Cancelled:
@@ -134,10 +106,10 @@ def test_a_lane_is_cancelled_wherever_it_waits(lanes, ends, wait):
     assert lanes.crashes == []
 
 
-def test_cancelling_a_connect_in_progress_closes_its_socket(lanes):
+def test_cancelling_a_connect_in_progress_closes_its_socket(lanes: Any):
     server, fillers = silent_listener()
 
-    async def body():
+    async def body() -> None:
         await connect(lanes.reactor, server.getsockname(), LONG)
 
     lane = lanes.spawn(body())
@@ -149,16 +121,16 @@ def test_cancelling_a_connect_in_progress_closes_its_socket(lanes):
         sock.close()
 
 
-def test_cancelling_a_join_and_its_companion(lanes, ends):
+def test_cancelling_a_join_and_its_companion(lanes: Any, ends: Any):
     ended = []
 
-    async def second():
+    async def second() -> None:
         try:
             await ends[0].stream.recv(LONG)
         finally:
             ended.append("second")
 
-    async def first():
+    async def first() -> None:
         companion = Companion(lanes.reactor, lanes.group, second())
         try:
             await companion.join()
@@ -174,28 +146,24 @@ def test_cancelling_a_join_and_its_companion(lanes, ends):
     assert lanes.crashes == []
 
 
-def test_cancelling_in_the_middle_of_a_splice_leaks_no_pipe(lanes, ends):
+def test_cancelling_in_the_middle_of_a_splice_leaks_no_pipe(lanes: Any, ends: Any):
     source, target = ends
     target.fill()
     meter = Bytes()
 
-    async def body():
+    async def body() -> None:
         await pump(source.stream, target.stream, UNBOUNDED, LONG, meter)
 
     # Make room, so that the copy comes to its end and splicing begins; then it is stuck.
     lane = lanes.spawn(body())
     source.peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
 
-    def feed():
-        try:
+    def feed() -> bool:
+        with contextlib.suppress(BlockingIOError):
             source.peer.send(bytes(1 << 18))
-        except BlockingIOError:
-            pass
         if meter.value < 1 << 20:
-            try:
+            with contextlib.suppress(BlockingIOError):
                 target.peer.recv(1 << 18)
-            except BlockingIOError:
-                pass
         return meter.value >= 1 << 20 and target.stream._writer is not None
 
     lanes.turn_until(feed)
@@ -204,7 +172,7 @@ def test_cancelling_in_the_middle_of_a_splice_leaks_no_pipe(lanes, ends):
     assert lanes.crashes == []  # and the fixture finds no descriptor left open
 
 
-def test_a_group_is_cancelled_with_all_its_lanes_and_tells_when_it_is_empty(lanes, ends):
+def test_a_group_is_cancelled_with_all_its_lanes_and_tells_when_it_is_empty(lanes: Any, ends: Any):
     told = []
     lanes.group.on_empty = lambda: told.append(len(lanes.group))
     for _ in range(5):
@@ -213,14 +181,14 @@ def test_a_group_is_cancelled_with_all_its_lanes_and_tells_when_it_is_empty(lane
     assert told == [0]
 
 
-async def sleep_long(lanes):
+async def sleep_long(lanes: Any):
     await sleep(lanes.reactor, LONG)
 
 
-def test_a_group_is_cancelled_from_within_one_of_its_lanes(lanes):
+def test_a_group_is_cancelled_from_within_one_of_its_lanes(lanes: Any):
     seen = []
 
-    async def suicidal():
+    async def suicidal() -> None:
         try:
             lanes.group.cancel()
             seen.append("still runs")
@@ -238,13 +206,13 @@ def test_a_group_is_cancelled_from_within_one_of_its_lanes(lanes):
     assert lanes.crashes == []
 
 
-def test_an_error_for_a_lane_that_starts_another_is_raised_where_it_waits_next(lanes):
+def test_an_error_for_a_lane_that_starts_another_is_raised_where_it_waits_next(lanes: Any):
     seen = []
 
-    async def second(first):
+    async def second(first: Any) -> None:
         first[0].throw(ClientGone("now"))
 
-    async def body(me):
+    async def body(me: Any) -> None:
         lanes.spawn(second(me))
         try:
             await sleep(lanes.reactor, LONG)
@@ -262,7 +230,7 @@ def test_an_error_for_a_lane_that_starts_another_is_raised_where_it_waits_next(l
     assert lanes.crashes == []
 
 
-# -- deadlines -----------------------------------------------------------------------------
+# -- deadlines ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -273,10 +241,10 @@ def test_an_error_for_a_lane_that_starts_another_is_raised_where_it_waits_next(l
         (lambda e: e.stream.send(bytes(1 << 22), 0.03), UpstreamTimeout),
     ],
 )
-def test_every_wait_has_a_deadline(lanes, ends, wait, error):
+def test_every_wait_has_a_deadline(lanes: Any, ends: Any, wait: Any, error: Any):
     seen = []
 
-    async def body():
+    async def body() -> None:
         try:
             await wait(ends[0])
         except error:
@@ -288,11 +256,11 @@ def test_every_wait_has_a_deadline(lanes, ends, wait, error):
     assert seen == ["late"]
 
 
-def test_a_connection_that_is_not_answered_times_out(lanes):
+def test_a_connection_that_is_not_answered_times_out(lanes: Any):
     server, fillers = silent_listener()
     seen = []
 
-    async def body():
+    async def body() -> None:
         try:
             await connect(lanes.reactor, server.getsockname(), 0.05)
         except ConnectTimeout:
@@ -305,13 +273,13 @@ def test_a_connection_that_is_not_answered_times_out(lanes):
         sock.close()
 
 
-def test_a_refused_connection_is_told(lanes):
+def test_a_refused_connection_is_told(lanes: Any):
     server = listen(("127.0.0.1", 0))
     address = server.getsockname()
     server.close()
     seen = []
 
-    async def body():
+    async def body() -> None:
         with pytest.raises(ConnectFailed, match="ECONNREFUSED"):
             await connect(lanes.reactor, address, 1.0)
         seen.append(1)
@@ -320,10 +288,10 @@ def test_a_refused_connection_is_told(lanes):
     lanes.turn_until(lambda: seen)
 
 
-def test_wait_either_tells_which_and_when_neither(lanes, ends):
+def test_wait_either_tells_which_and_when_neither(lanes: Any, ends: Any):
     seen = []
 
-    async def body():
+    async def body() -> None:
         for _ in range(2):
             ready = await wait_either(ends[0].stream, ends[1].stream, LONG)
             seen.append(ready)
@@ -337,189 +305,3 @@ def test_wait_either_tells_which_and_when_neither(lanes, ends):
     lanes.turn_until(lambda: len(seen) == 3)
     assert seen == [ends[1].stream, ends[0].stream, None]
     assert ends[0].stream._reader is None
-
-
-# -- companions ----------------------------------------------------------------------------
-
-
-def test_the_error_of_a_companion_reaches_the_first_lane_where_it_waits(lanes, ends):
-    seen = []
-
-    async def second():
-        await ends[0].stream.recv(LONG)
-        raise ClientGone("left")
-
-    async def first():
-        companion = Companion(lanes.reactor, lanes.group, second())
-        try:
-            await ends[1].stream.recv(LONG)
-        except ClientGone as error:
-            seen.append(error)
-        companion.cancel()
-
-    lanes.spawn(first())
-    ends[0].peer.send(b"x")
-    lanes.turn_until(lambda: seen)
-    assert not lanes.group.lanes
-
-
-def test_the_error_of_a_companion_that_was_ended_reaches_nobody(lanes, ends):
-    """Both have something to do in one batch, and the first lane has moved on by its end."""
-    seen = []
-
-    async def second():
-        await ends[0].stream.recv(LONG)
-        raise ClientGone("too late to matter")
-
-    async def first():
-        companion = Companion(lanes.reactor, lanes.group, second())
-        await ends[1].stream.recv(LONG)
-        companion.cancel()
-        await ends[1].stream.recv(LONG)
-        seen.append("went on")
-
-    lanes.spawn(first())
-    ends[0].peer.send(b"x")
-    ends[1].peer.send(b"x")
-    lanes.turn(3)
-    ends[1].peer.send(b"y")
-    lanes.turn_until(lambda: seen)
-    assert lanes.crashes == []
-
-
-def test_the_end_of_a_joined_lane_does_not_wake_who_was_told_to_do_something_else(lanes, ends):
-    seen = []
-
-    async def second():
-        await ends[0].stream.recv(LONG)
-        raise ClientGone("left")
-
-    async def first():
-        companion = Companion(lanes.reactor, lanes.group, second())
-        with pytest.raises(ClientGone):
-            await companion.join()
-        seen.append("told")
-        # Were it woken by the joined lane's end, this would be over at once.
-        await sleep(lanes.reactor, 0.1)
-        seen.append("slept")
-
-    lanes.spawn(first())
-    ends[0].peer.send(b"x")
-    lanes.turn_until(lambda: seen)
-    assert seen == ["told"]
-    lanes.turn_until(lambda: len(seen) == 2)
-
-
-# -- descriptors ---------------------------------------------------------------------------
-
-
-def test_a_descriptor_closed_in_a_batch_is_not_reused_within_it(lanes):
-    """Two sockets are ready in one batch; the first one's lane closes both and opens another.
-    Its descriptor must not be a closed one's, or it would get that one's event."""
-    ends = [Ends(lanes) for _ in range(2)]
-    opened = []
-    stray = []
-
-    async def body(own):
-        await own.stream.recv(LONG)
-        fds = {e.stream.fd for e in ends if e.stream.fd >= 0}
-        for end in ends:
-            end.stream.close()
-        mine, peer = lanes.pair()
-        assert mine.fileno() not in fds
-        fresh = Stream(lanes.reactor, mine, UPSTREAM)
-        fresh.on_idle = lambda *event: stray.append(event)
-        opened.append((fresh, peer))
-
-    tasks = [lanes.spawn(body(end)) for end in ends]
-    for end in ends:
-        end.peer.send(b"x")
-    lanes.turn_until(lambda: opened)
-    assert len(opened) == 1  # the other one's event was for a closed descriptor: not delivered
-    assert stray == []
-    for task in tasks:
-        task.cancel()
-    for end in ends:
-        end.close()
-    for fresh, peer in opened:
-        fresh.close()
-        peer.close()
-    assert lanes.crashes == []
-
-
-def test_what_arrives_while_nobody_waits_is_told_once_and_costs_nothing_more(lanes, ends):
-    told = []
-    ends[0].stream.on_idle = lambda stream, events: told.append(events)
-    ends[0].peer.send(b"x")
-    lanes.turn(3)
-    assert told == [select.EPOLLIN]
-    ends[0].peer.close()
-    lanes.turn(3)
-    assert len(told) == 2
-    assert told[1] & select.EPOLLRDHUP
-    assert lanes.reactor.sweep() == 0
-    got = []
-
-    async def body():
-        got.append(await ends[0].stream.recv(LONG))
-        got.append(await ends[0].stream.recv(LONG))
-
-    lanes.spawn(body())
-    lanes.turn_until(lambda: len(got) == 2)
-    assert got == [b"x", b""]
-
-
-# -- crashes -------------------------------------------------------------------------------
-
-
-def test_a_crash_is_reported_and_harms_no_other_lane(lanes, ends):
-    got = []
-
-    async def bad():
-        await ends[0].stream.recv(LONG)
-        raise ZeroDivisionError
-
-    async def good():
-        got.append(await ends[1].stream.recv(LONG))
-
-    lanes.spawn(bad())
-    lanes.spawn(good())
-    ends[0].peer.send(b"x")
-    ends[1].peer.send(b"y")
-    lanes.turn_until(lambda: got)
-    assert got == [b"y"]
-    assert [type(e) for e in lanes.crashes] == [ZeroDivisionError]
-    assert not lanes.group.lanes
-
-
-def test_a_crash_of_a_callback_is_reported_and_harms_nobody(lanes, ends):
-    beats = []
-
-    def bad(*_):
-        raise ZeroDivisionError
-
-    lanes.reactor.every(0.02, bad)
-    lanes.reactor.every(0.02, lambda: beats.append(1))
-    ends[0].stream.on_idle = bad
-    ends[0].peer.send(b"x")
-    got = []
-
-    async def good():
-        got.append(await ends[1].stream.recv(LONG))
-
-    lanes.spawn(good())
-    ends[1].peer.send(b"y")
-    lanes.turn_until(lambda: got and beats and len(lanes.crashes) >= 2)
-
-
-def test_by_default_a_crash_is_raised(lanes):
-    from nodeproxy.dataplane.reactor import Reactor
-
-    reactor = Reactor()
-
-    async def bad():
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        reactor.spawn(bad(), lanes.group)
-    reactor.close()

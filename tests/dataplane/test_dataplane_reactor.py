@@ -6,6 +6,7 @@ import os
 import resource
 import socket
 from contextlib import suppress
+from typing import Any, Never
 
 import pytest
 import trio
@@ -20,24 +21,24 @@ LONG = 60.0
 
 
 class Clock:
-    def __init__(self):
+    def __init__(self) -> None:
         self.now = 1000.0
 
-    def __call__(self):
+    def __call__(self) -> float:
         return self.now
 
 
-async def hello(talk):
+async def hello(talk: Any):
     while True:
         await talk.request()
         await talk.send(HELLO)
 
 
-def test_a_sweep_is_bounded(lanes):
+def test_a_sweep_is_bounded(lanes: Any):
     ends = [lanes.pair() for _ in range(BATCH + 20)]
     got = []
 
-    async def read(stream):
+    async def read(stream: Any) -> None:
         got.append(await stream.recv(LONG))
 
     streams = [Stream(lanes.reactor, mine, UPSTREAM) for mine, _ in ends]
@@ -55,12 +56,12 @@ def test_a_sweep_is_bounded(lanes):
         peer.close()
 
 
-def test_a_lane_that_always_has_something_to_read_gets_one_turn_a_sweep(lanes):
+def test_a_lane_that_always_has_something_to_read_gets_one_turn_a_sweep(lanes: Any):
     turns = {"firehose": 0, "small": 0}
     ends = {name: lanes.pair() for name in turns}
     streams = {name: Stream(lanes.reactor, ends[name][0], UPSTREAM) for name in turns}
 
-    async def read(name, size):
+    async def read(name: Any, size: Any) -> None:
         while True:
             await streams[name].recv(LONG, size)
             turns[name] += 1
@@ -77,8 +78,8 @@ def test_a_lane_that_always_has_something_to_read_gets_one_turn_a_sweep(lanes):
         ends[name][1].close()
 
 
-async def test_a_firehose_does_not_starve_a_small_request(harness):
-    async def flood(talk):
+async def test_a_firehose_does_not_starve_a_small_request(harness: Any):
+    async def flood(talk: Any) -> None:
         while True:
             await talk.send(bytes(1 << 20))
 
@@ -86,7 +87,7 @@ async def test_a_firehose_does_not_starve_a_small_request(harness):
     quiet = harness.serve(await harness.backend(hello))
     clients = [await harness.client(loud) for _ in range(4)]
 
-    async def swallow(client):
+    async def swallow(client: Any) -> None:
         while await client.some(1 << 20):
             pass
 
@@ -130,15 +131,17 @@ async def test_stalls_are_told():
                 clock.now += 0.02
                 await trio.sleep(0.001)
             clock.now += 1.5
-            while max(lags) < 1.4:
+            while max(lags) < 1.4:  # noqa: ASYNC110
                 await trio.sleep(0.001)
         nursery.cancel_scope.cancel()
     reactor.close()
 
 
-async def test_out_of_descriptors_it_stops_accepting_and_begins_again(harness):
+async def test_out_of_descriptors_it_stops_accepting_and_begins_again(harness: Any):
     address = harness.serve(await harness.backend(hello))
     client = await harness.client(address)
+    await client.send(GET)
+    await client.answer()
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (len(harness.descriptors()) + 64, limits[1]))
     fillers = []
@@ -160,11 +163,11 @@ async def test_out_of_descriptors_it_stops_accepting_and_begins_again(harness):
         assert (await each.answer())[0] == 200
 
 
-async def test_a_connection_that_cannot_be_watched_is_closed(harness, monkeypatch):
+async def test_a_connection_that_cannot_be_watched_is_closed(harness: Any, monkeypatch: Any):
     address = harness.serve(await harness.backend(hello))
     register = harness.reactor.register
 
-    def full(fd, pollable, mask):
+    def full(fd: Any, pollable: Any, mask: Any) -> None:
         if isinstance(pollable, Stream):
             raise OSError(28, "No space left on device")  # epoll's max_user_watches
         register(fd, pollable, mask)
@@ -177,13 +180,13 @@ async def test_a_connection_that_cannot_be_watched_is_closed(harness, monkeypatc
     assert (await harness.get(address))[0] == 200
 
 
-async def test_a_crash_in_a_lane_harms_no_other(harness, monkeypatch):
+async def test_a_crash_in_a_lane_harms_no_other(harness: Any, monkeypatch: Any):
     address = harness.serve(await harness.backend(hello))
     other = await harness.client(address)
     await other.send(GET)
     await other.answer()
 
-    def bug(*_, **__):
+    def bug(*_: Any, **__: Any) -> Never:
         raise ZeroDivisionError
 
     monkeypatch.setattr("nodeproxy.dataplane.http1.request_head", bug)
@@ -197,7 +200,7 @@ async def test_a_crash_in_a_lane_harms_no_other(harness, monkeypatch):
     harness.crashes.clear()
 
 
-def test_a_flood_of_connections_leaves_time_for_others(lanes):
+def test_a_flood_of_connections_leaves_time_for_others(lanes: Any):
     from nodeproxy.dataplane.listener import ACCEPTS, Listener
 
     server = listen(("127.0.0.1", 0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from math import gcd, sqrt
 from random import Random
@@ -110,7 +111,7 @@ def test_round_robin_spreads_a_heavy_one(weights: list[int]) -> None:
     picks = [balancer.pick(lambda: 0.0) for _ in range(2 * total)]
     for target in targets:
         places = [i for i, p in enumerate(picks) if p is target]
-        gaps = [b - a for a, b in zip(places, places[1:], strict=False)]
+        gaps = [b - a for a, b in itertools.pairwise(places)]
         assert max(gaps, default=0) <= total / target.weight + len(targets)
 
 
