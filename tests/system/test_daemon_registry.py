@@ -84,18 +84,33 @@ def test_one_wrong_entry_keeps_what_it_was_and_the_others_change(
     assert "vipz" in shown.stdout
 
 
-@pytest.mark.parametrize("text", ["services: []\n", ""])
-def test_an_emptied_file_is_not_believed(single: Any, kit: Any, text: str):
+def test_an_emptied_list_is_not_believed(single: Any, kit: Any):
     daemon, port, _ = single
-    daemon.replace(text)
+    daemon.replace("services: []\n")
     registry = wait_for_state(kit, daemon, "kept")
     assert served(kit, port) == "one"
     assert any("no service at all" in p.message for p in registry.problems)
-    assert daemon.metric("nodeproxy_registry_problems", registry="file") >= 1
+    assert daemon.metric("nodeproxy_registry_problems", registry="file") == 1
     assert daemon.metric("nodeproxy_registry_synced", registry="file") == 0
     daemon.serve(kit.service("shop/web", []))
     wait_for_state(kit, daemon, "synced")
     assert served(kit, port) == "503"
+
+
+@pytest.mark.parametrize("text", ["", "\n", "# nothing\n", "services:\n"])
+def test_a_file_without_content_says_nothing(single: Any, kit: Any, text: str):
+    """As a disk that ran full leaves it: unlike ``services: []`` that is never believed."""
+    daemon, port, _ = single
+    daemon.replace(text)
+    registry = kit.eventually(lambda: (r := daemon.registry()).problems and r)
+    print(registry)
+    assert served(kit, port) == "one"
+    assert registry.services == 1
+    assert "services.yaml" in registry.problems[0].source
+    assert daemon.metric("nodeproxy_registry_problems", registry="file") == 1
+    daemon.serve(kit.service("shop/web", []))
+    kit.eventually(lambda: served(kit, port) == "503")
+    assert not daemon.registry().problems
 
 
 def test_an_emptied_file_is_believed_after_the_configured_time(
