@@ -78,6 +78,22 @@ def failed(doing: str, error: httpx.HTTPError | httpx.InvalidURL) -> RegistryErr
     return RegistryError(f"{doing}: {detail}")
 
 
+class _Stream(TrioStream):
+    """Closes its socket when a handshake is cancelled, which httpcore leaves to the collector."""
+
+    async def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        try:
+            return await super().start_tls(ssl_context, server_hostname, timeout)
+        except BaseException:
+            await trio.aclose_forcefully(self._stream)
+            raise
+
+
 class _Marked(httpcore.AsyncNetworkBackend):
     """Connects as httpcore's own back end for trio does, but marks sockets first."""
 
@@ -97,7 +113,7 @@ class _Marked(httpcore.AsyncNetworkBackend):
             return await self.connect_unix_socket(self._unix_socket, timeout)
         try:
             with trio.fail_after(float("inf") if timeout is None else timeout):
-                return TrioStream(trio.SocketStream(await self._connect(host, port)))
+                return _Stream(trio.SocketStream(await self._connect(host, port)))
         except trio.TooSlowError as error:
             raise httpcore.ConnectTimeout(f"{host}:{port}: no connection in time") from error
         except OSError as error:
@@ -133,7 +149,7 @@ class _Marked(httpcore.AsyncNetworkBackend):
     ) -> httpcore.AsyncNetworkStream:
         try:
             with trio.fail_after(float("inf") if timeout is None else timeout):
-                return TrioStream(await trio.open_unix_socket(path))
+                return _Stream(await trio.open_unix_socket(path))
         except trio.TooSlowError as error:
             raise httpcore.ConnectTimeout(f"{path}: no connection in time") from error
         except OSError as error:
