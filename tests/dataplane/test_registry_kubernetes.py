@@ -448,7 +448,8 @@ async def test_a_token_may_rotate(tmp_path: Path) -> None:
         put_model(kube, [WEB])
         async with observe(backend(kube, **files, watch_timeout=Duration("1s"))) as observer:
             await sees(observer, WEB)
-            (tmp_path / "token").write_text("second")
+            (tmp_path / "new").write_text("second")
+            (tmp_path / "new").replace(tmp_path / "token")
             kube.tokens = {"second"}
             count = kube.requests["watch", "services"]
             await until(
@@ -469,7 +470,8 @@ async def test_a_wrong_token_is_told_without_its_text(tmp_path: Path) -> None:
             assert files["token_file"] in text
             assert "sesame" not in text
             put_model(kube, [WEB])
-            (tmp_path / "token").write_text("first")
+            (tmp_path / "new").write_text("first")
+            (tmp_path / "new").replace(tmp_path / "token")
             await sees(observer, WEB)
 
 

@@ -44,8 +44,8 @@ def test_the_objects_come_in_the_order_in_which_they_need_each_other() -> None:
     assert kinds == [
         "Namespace",
         "ServiceAccount",
-        "Role",
-        "RoleBinding",
+        "ClusterRole",
+        "ClusterRoleBinding",
         "ConfigMap",
         "DaemonSet",
     ]
@@ -55,20 +55,42 @@ def test_every_object_has_a_version_a_name_and_the_namespace() -> None:
     for document in documents():
         assert document["apiVersion"] in ("v1", "apps/v1", "rbac.authorization.k8s.io/v1")
         assert document["metadata"]["name"] == "nodeproxy"
-        if document["kind"] != "Namespace":
+        if document["kind"] not in ("Namespace", "ClusterRole", "ClusterRoleBinding"):
             assert document["metadata"]["namespace"] == "nodeproxy"
 
 
-def test_nothing_is_asked_of_the_api_server(pod: Object) -> None:
-    account, role, binding = the("ServiceAccount"), the("Role"), the("RoleBinding")
+def test_the_api_server_is_asked_for_what_the_registry_reads_and_no_more(pod: Object) -> None:
+    account, role = the("ServiceAccount"), the("ClusterRole")
+    binding = the("ClusterRoleBinding")
 
-    assert role["rules"] == []
+    asked = {
+        (group, resource, verb)
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    assert asked == {
+        ("", "services", "list"),
+        ("", "services", "watch"),
+        ("discovery.k8s.io", "endpointslices", "list"),
+        ("discovery.k8s.io", "endpointslices", "watch"),
+        ("", "nodes", "get"),
+    }
+    assert binding["roleRef"]["kind"] == role["kind"]
     assert binding["roleRef"]["name"] == role["metadata"]["name"]
     (subject,) = binding["subjects"]
     assert (subject["kind"], subject["name"]) == ("ServiceAccount", account["metadata"]["name"])
+    assert subject["namespace"] == account["metadata"]["namespace"]
     assert pod["serviceAccountName"] == account["metadata"]["name"]
     assert account["automountServiceAccountToken"] is False
-    assert pod["automountServiceAccountToken"] is False
+    assert pod["automountServiceAccountToken"] is True
+
+
+def test_the_pod_is_told_its_nodes_name(container: Object) -> None:
+    (name,) = (e for e in container["env"] if e["name"] == "NODE_NAME")
+
+    assert name["valueFrom"] == {"fieldRef": {"fieldPath": "spec.nodeName"}}
 
 
 def test_the_daemonset_selects_its_own_pods() -> None:
@@ -132,8 +154,7 @@ def test_the_settings_name_what_is_mounted(pod: Object, container: Object) -> No
     mounts = {m["name"]: m["mountPath"] for m in container["volumeMounts"]}
 
     assert container["args"] == ["run", "--config", f"{mounts['config']}/nodeproxy.yaml"]
-    assert [r["path"] for r in settings["registries"]] == ["services.yaml"]
-    assert yaml.safe_load(data["services.yaml"]) == {"services": []}
+    assert settings["registries"] == [{"kind": "kubernetes"}]
     assert settings["admin"]["socket"] == f"{mounts['run']}/admin.sock"
     assert settings["state_dir"] == mounts["state"]
     (config,) = (v for v in pod["volumes"] if v["name"] == "config")
