@@ -173,8 +173,8 @@ def attach_service(
         if not lost:
             outcomes.append((attached, ACCEPTED))
             continue
-        kind, others = winners[lost[0]][client]
-        message = f"{others[0].loaded.key} goes before it at port {', '.join(map(str, lost))}"
+        first = winners[lost[0]][client][1][0]
+        message = f"{first.loaded.key} goes before it at port {', '.join(map(str, lost))}"
         outcomes.append((attached, Outcome(len(lost) < len(ports), "Conflicted", message)))
     return ServiceResolution(winners, outcomes)
 

@@ -10,7 +10,7 @@ here: a change of endpoints needs no new table.
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from typing import Final
 
 import msgspec
@@ -22,47 +22,36 @@ from nodeproxy.core.routing.attach import (
     attach_gateway,
     attach_service,
 )
-from nodeproxy.core.routing.conditions import (
-    Condition,
-    HeaderIs,
-    HeaderMatches,
-    MethodIs,
-    PathIs,
-    PathMatches,
-    PathStarts,
-    QueryIs,
-    QueryMatches,
+from nodeproxy.core.routing.compile_http import (
+    candidates_of,
+    filtering,
+    http_rules,
+    rule_retry,
+    rule_timeouts,
 )
-from nodeproxy.core.routing.cors import cors
-from nodeproxy.core.routing.edits import edits
 from nodeproxy.core.routing.gateway import Gateway, Listener, ReferenceGrant
-from nodeproxy.core.routing.httproute import Filter, HTTPRoute, HttpRule, Match
+from nodeproxy.core.routing.groups import Candidate
+from nodeproxy.core.routing.httproute import HTTPRoute
 from nodeproxy.core.routing.objects import Loaded, Objects
 from nodeproxy.core.routing.otherroutes import TCPRoute, TLSRoute
-from nodeproxy.core.routing.paths import redirect, rewrite
-from nodeproxy.core.routing.patterns import BadPattern, compile_pattern
 from nodeproxy.core.routing.policies import EffectivePolicy, PolicyIndex
 from nodeproxy.core.routing.schema import GATEWAY_GROUP, OUR_GROUP, BackendObjectRef, BackendRef
 from nodeproxy.core.routing.session import session
 from nodeproxy.core.routing.table import (
     NO_RULES,
-    Candidate,
     GatewayRules,
-    Group,
     HostRules,
     HttpRules,
     ListenerRules,
-    Order,
     PortRules,
     RouteTable,
     ServiceRules,
     SniRules,
     TcpRule,
-    make_group,
 )
 from registry.catalog import Catalog
 
-__all__ = ["Compiler", "Grants", "candidates_of", "run"]
+__all__ = ["Compiler", "Grants", "run"]
 
 Steps = Generator[None, None, RouteTable]
 BITE: Final = 100
@@ -118,9 +107,7 @@ class Compiler:
             if i % 1000 == 999:
                 yield
         yield
-        self._grants = Grants(self.objects)
-        yield
-        self._policies = PolicyIndex(self.objects)
+        self.prepare()
         yield
         services: dict[str, ServiceRules] = {}
         for name in self._index.services:
@@ -131,6 +118,11 @@ class Compiler:
             gateways[name] = yield from self._gateway(name, loaded, gateway)
         policies = self._service_policies(catalog)
         return RouteTable(services, gateways, policies, self.generation)
+
+    def prepare(self) -> None:
+        """Read the grants and policies: enough for :meth:`backend`."""
+        self._grants = Grants(self.objects)
+        self._policies = PolicyIndex(self.objects)
 
     def update(self, table: RouteTable, catalog: Catalog, names: Iterable[str]) -> Steps:
         """The next table after these services have changed in the catalog; the same one where
@@ -174,7 +166,7 @@ class Compiler:
         loaded = list({id(a.loaded): a.loaded for a in attached}.values())
         if kind == "HTTPRoute":
             found = yield from self._candidates(loaded, True)
-            rules = yield from _http(found)
+            rules = yield from http_rules(found)
             return PortRules(kind, http=rules)
         if kind == "TLSRoute":
             return PortRules(kind, tls=self._sni(loaded, True))
@@ -226,7 +218,7 @@ class Compiler:
             compiled: dict[str, HttpRules] = {}
             for host, routes in by_host.items():
                 found = yield from self._candidates(routes, False)
-                compiled[host] = yield from _http(found)
+                compiled[host] = yield from http_rules(found)
             http = HostRules(
                 {h.encode(): c for h, c in compiled.items() if h and h[0] != "*"},
                 {h[1:].encode(): c for h, c in compiled.items() if h[:1] == "*"},
@@ -294,8 +286,8 @@ class Compiler:
             index=index,
             backends=r.backends(tuple(entries)),
             filters=filters,
-            timeouts=_timeouts(spec, policy),
-            retry=_retry(spec, policy),
+            timeouts=rule_timeouts(spec, policy),
+            retry=rule_retry(spec, policy),
             session=session(
                 spec.session_persistence or policy.get("session_persistence"),
                 f"nodeproxy-{route.metadata.name}-{index}"[:128],
@@ -374,174 +366,3 @@ def _specific(hostname: str) -> tuple[int, int]:
     if not hostname:
         return (2, 0)
     return (1, -len(hostname)) if hostname[0] == "*" else (0, 0)
-
-
-def _http(found: list[Candidate]) -> Generator[None, None, HttpRules]:
-    exact: dict[bytes, list[Candidate]] = {}
-    prefixes: dict[bytes, list[Candidate]] = {}
-    patterns: dict[PathMatches, list[Candidate]] = {}
-    for i, candidate in enumerate(found):
-        path = candidate.path
-        if isinstance(path, PathIs):
-            exact.setdefault(path.value, []).append(candidate)
-        elif isinstance(path, PathStarts):
-            prefixes.setdefault(path.value, []).append(candidate)
-        else:
-            patterns.setdefault(path, []).append(candidate)
-        if i % 5000 == 4999:
-            yield
-    yield
-    left = BITE * 5
-
-    def grouped(
-        of: dict[bytes, list[Candidate]],
-    ) -> Generator[None, None, dict[bytes, r.Decision | Group]]:
-        nonlocal left
-        groups: dict[bytes, r.Decision | Group] = {}
-        for key, members in of.items():
-            groups[key] = make_group(members)
-            left -= len(members)
-            if left <= 0:
-                left = BITE * 5
-                yield
-        return groups
-
-    by_exact = yield from grouped(exact)
-    by_prefix = yield from grouped(prefixes)
-    ordered = sorted(patterns.items(), key=lambda item: min(c.order for c in item[1]))
-    by_pattern = tuple((path.pattern, make_group(members)) for path, members in ordered)
-    return HttpRules(by_exact, by_pattern, by_prefix, tuple(found))
-
-
-def candidates_of(route: HTTPRoute, index: int, rule: r.Rule) -> list[Candidate]:
-    """One for each match of a rule; a match whose pattern is refused makes none."""
-    found = []
-    for number, match in enumerate(route.spec.rules[index].matches or (Match(),)):
-        try:
-            path, conditions = compile_match(match)
-        except BadPattern:
-            continue
-        kind = {"Exact": 0, "RegularExpression": 1, "PathPrefix": 2}[match.path.type]
-        order: Order = (
-            kind,
-            -len(match.path.value),
-            match.method is None,
-            -sum(isinstance(c, HeaderIs | HeaderMatches) for c in conditions),
-            -sum(isinstance(c, QueryIs | QueryMatches) for c in conditions),
-            route.metadata.age,
-            index,
-            number,
-        )
-        prefix = path.value if isinstance(path, PathStarts) else b""
-        found.append(Candidate(order, path, conditions, r.Decision(rule, number, prefix)))
-    return found
-
-
-def compile_match(
-    match: Match,
-) -> tuple[PathIs | PathStarts | PathMatches, tuple[Condition, ...]]:
-    """Raises BadPattern."""
-    value = match.path.value
-    path: PathIs | PathStarts | PathMatches
-    if match.path.type == "Exact":
-        path = PathIs(value.encode())
-    elif match.path.type == "PathPrefix":
-        path = PathStarts(value.rstrip("/").encode())
-    else:
-        path = PathMatches(compile_pattern(value))
-    conditions: list[Condition] = []
-    if match.method is not None:
-        conditions.append(MethodIs(match.method.encode()))
-    names: set[bytes] = set()
-    for header in match.headers:
-        name = header.name.lower().encode()
-        if name in names:  # of equal names the first counts
-            continue
-        names.add(name)
-        if header.type == "Exact":
-            text = header.value.lower() if name == b"host" else header.value
-            conditions.append(HeaderIs(name, text.encode()))
-        else:
-            conditions.append(HeaderMatches(name, compile_pattern(header.value)))
-    names = set()
-    for parameter in match.query_params:
-        name = parameter.name.encode()
-        if name in names:
-            continue
-        names.add(name)
-        if parameter.type == "Exact":
-            conditions.append(QueryIs(name, parameter.value.encode()))
-        else:
-            conditions.append(QueryMatches(name, compile_pattern(parameter.value)))
-    return path, tuple(conditions)
-
-
-def filtering(
-    filters: Sequence[Filter], reach: Callable[[BackendObjectRef, int], r.Backend]
-) -> r.Filtering:
-    """All filters of one rule or one backend."""
-    if not filters:
-        return r.NO_FILTERS
-    mirrors = []
-    changes: dict[str, object] = {}
-    requests = [f.request_header_modifier for f in filters if f.request_header_modifier]
-    answers = [f.response_header_modifier for f in filters if f.response_header_modifier]
-    for each in filters:
-        if each.type == "RequestMirror" and each.request_mirror is not None:
-            mirror = each.request_mirror
-            fraction = 1.0
-            if mirror.fraction is not None:
-                fraction = mirror.fraction.numerator / mirror.fraction.denominator
-            elif mirror.percent is not None:
-                fraction = mirror.percent / 100
-            mirrors.append(r.Mirror(reach(mirror.backend_ref, -1), fraction))
-        elif each.type == "RequestRedirect" and each.request_redirect is not None:
-            changes["redirect"] = redirect(each.request_redirect)
-        elif each.type == "URLRewrite" and each.url_rewrite is not None:
-            changes["rewrite"] = rewrite(each.url_rewrite)
-        elif each.type == "CORS" and each.cors is not None:
-            changes["cors"] = cors(each.cors)
-        elif each.type == "ExtensionRef":
-            ref = each.extension_ref
-            what = f"{ref.kind} {ref.name}" if ref is not None else "filter"
-            changes["failure"] = f"the ExtensionRef {what} is not known here"
-        elif each.type == "ExternalAuth":
-            changes["failure"] = "ExternalAuth is not done here, and must not be skipped"
-    return r.Filtering(
-        request=edits(requests),
-        response=edits(answers),
-        mirrors=tuple(mirrors),
-        **changes,  # type: ignore[arg-type]
-    )
-
-
-def _timeouts(spec: HttpRule, policy: EffectivePolicy) -> r.Timeouts:
-    own = spec.timeouts
-    request = own.request if own is not None else None
-    backend = own.backend_request if own is not None else None
-    if request is None:
-        request = policy.get("timeouts.request")
-    if backend is None:
-        backend = policy.get("timeouts.backend_request")
-    if request is None and backend is None:
-        return r.NO_TIMEOUTS
-    return r.Timeouts(
-        None if request is None else float(request), None if backend is None else float(backend)
-    )
-
-
-def _retry(spec: HttpRule, policy: EffectivePolicy) -> r.RetrySettings | None:
-    own = spec.retry
-    attempts = own.attempts if own is not None and own.attempts is not None else None
-    if attempts is None:
-        attempts = policy.get("retry.attempts", 1 if own is not None else None)
-    if not attempts:
-        return None
-    codes = own.codes if own is not None and own.codes else policy.get("retry.codes") or ()
-    backoff = own.backoff if own is not None and own.backoff is not None else None
-    if backoff is None:
-        backoff = policy.get("retry.backoff", 0.025)
-    longest = policy.get("retry.max_backoff", max(0.25, 10 * float(backoff)))
-    return r.RetrySettings(
-        attempts, frozenset(codes), float(backoff), max(float(longest), float(backoff))
-    )

@@ -40,7 +40,7 @@ class CertificateRef(Spec, frozen=True, kw_only=True, omit_defaults=True):
 class ListenerTls(Spec, frozen=True, kw_only=True, omit_defaults=True):
     mode: Literal["Terminate", "Passthrough"] = "Terminate"
     certificate_refs: Annotated[tuple[CertificateRef, ...], Meta(max_length=64)] = ()
-    options: dict[str, str] = {}
+    options: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class Expression(Spec, frozen=True, kw_only=True, omit_defaults=True):
@@ -53,7 +53,7 @@ class Selector(Spec, frozen=True, kw_only=True, omit_defaults=True):
     """A label selector for namespaces. Files know one label of a namespace, its name
     (``kubernetes.io/metadata.name``)."""
 
-    match_labels: dict[str, str] = {}
+    match_labels: dict[str, str] = msgspec.field(default_factory=dict)
     match_expressions: tuple[Expression, ...] = ()
 
 

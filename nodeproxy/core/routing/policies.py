@@ -52,7 +52,7 @@ class Setting(msgspec.Struct, frozen=True):
 class EffectivePolicy(msgspec.Struct, frozen=True):
     """All that is set for one target: ``timeouts.connect`` -> Setting. Compared by value."""
 
-    settings: dict[str, Setting] = {}
+    settings: dict[str, Setting] = msgspec.field(default_factory=dict)
 
     def get(self, field: str, default: Any = None) -> Any:
         """The value of ``timeouts.connect``, or ``hedging`` as a whole."""
