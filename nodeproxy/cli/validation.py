@@ -1,7 +1,8 @@
 """What ``nodeproxy validate`` finds in a file or folder.
 
 Services are read by the very back end that the daemon would run: it is started, and stopped
-as soon as it has said what it knows. So nothing can be valid here and refused there.
+as soon as it has said what it knows. So nothing can be valid here and refused there. Routes are
+read and compiled by what the daemon reads and compiles them with.
 """
 
 from __future__ import annotations
@@ -14,12 +15,25 @@ import msgspec
 import trio
 
 from nodeproxy.config import Config, ConfigError, File, load
+from nodeproxy.core.routing.diff import Difference, diff
+from nodeproxy.core.routing.objects import Objects
+from nodeproxy.core.routing.validate import warnings as route_warnings
+from nodeproxy.routes import Routes, is_route_document, read_path
 from nodeproxy.settings import registry_problems, registry_specs
 from registry import plugins, strict
 from registry.base import Context, Problem, RegistryError
-from registry.model import Service
+from registry.catalog import EMPTY, Catalog, Merger
+from registry.model import Port, Service
 
-__all__ = ["Report", "config_report", "read_once", "services_report", "validate_path"]
+__all__ = [
+    "Report",
+    "compare",
+    "config_report",
+    "read_once",
+    "routes_report",
+    "services_report",
+    "validate_path",
+]
 
 _PATIENCE = 30.0
 _SUFFIXES = frozenset({".yaml", ".yml", ".json"})
@@ -31,26 +45,33 @@ class Report(msgspec.Struct, frozen=True):
 
     path: str
     kind: str
-    """``configuration`` or ``services``."""
+    """``configuration``, ``services`` or ``routes``."""
     ok: bool
     problems: tuple[Problem, ...] = ()
     warnings: tuple[Problem, ...] = ()
     registries: int = 0
     services: int = 0
     endpoints: int = 0
+    routes: int = 0
 
 
 def validate_path(path: str) -> list[Report]:
-    """A configuration with the files that it names, a file of services, or a folder.
-    Raises OSError."""
+    """A configuration with the files that it names, a file of services or of routes, or a
+    folder. Raises OSError."""
     if Path(path).is_dir():
         # A folder of services is read as one, as the daemon does; where configurations lie
         # beside them, each file is looked at for itself.
         files = [str(f) for f in sorted(Path(path).iterdir()) if f.suffix in _SUFFIXES]
-        if not any(_kind(file) == "configuration" for file in files):
+        kinds = {_kind(file) for file in files}
+        if kinds == {"routes"}:
+            return [routes_report(path)]
+        if kinds <= {"services"}:
             return [services_report(path)]
         return [report for file in files for report in validate_path(file)]
-    return [config_report(path) if _kind(path) == "configuration" else services_report(path)]
+    kind = _kind(path)
+    if kind == "configuration":
+        return [config_report(path)]
+    return [routes_report(path) if kind == "routes" else services_report(path)]
 
 
 def _kind(path: str) -> str:
@@ -59,6 +80,8 @@ def _kind(path: str) -> str:
         documents = strict.parse(text, path)
     except strict.DocumentError:
         return "services"  # whose reader finds the same
+    if any(is_route_document(document.value) for document in documents):
+        return "routes"
     return "configuration" if _is_config(documents) else "services"
 
 
@@ -88,7 +111,88 @@ def config_report(path: str) -> Report:
                 problems += found
                 services |= {s.name: s for s in read if s.name not in services}
     warnings = [*config.warnings, *_unserved(config, services)]
-    return _report(path, "configuration", problems, services.values(), warnings, config)
+    routes = 0
+    if config.routes:
+        found, wrong = _read_routes(config.routes, config.origin("routes"))
+        problems += wrong
+        routes = len(found.objects)
+        only_files = all(entry.kind == "file" for entry in config.registries)
+        catalog = _catalog(services.values()) if only_files else None
+        warnings += route_warnings(found.objects, catalog)
+    report = _report(path, "configuration", problems, services.values(), warnings, config)
+    return msgspec.structs.replace(report, routes=routes)
+
+
+def _read_routes(path: str, origin: str) -> tuple[Routes, list[Problem]]:
+    try:
+        routes = read_path(path)
+    except OSError as exc:
+        source, _, line = origin.rpartition(":")
+        message = f"cannot read {path}: {exc.strerror or exc}"
+        return Routes(), [Problem(message, source, int(line or 0), "routes")]
+    return routes, list(routes.problems)
+
+
+def _catalog(services: Iterable[Service]) -> Catalog:
+    return Merger(["file"]).apply("file", list(services), [])[0]
+
+
+def routes_report(path: str) -> Report:
+    """Routes and policies: a file or a folder. Nothing is said of services, as none are named."""
+    routes = read_path(path)
+    doubts = route_warnings(routes.objects, None)
+    report = _report(path, "routes", list(routes.problems), [], doubts, None)
+    return msgspec.structs.replace(report, routes=len(routes.objects))
+
+
+def compare(old: str, new: str) -> tuple[list[Report], tuple[Difference, ...]]:
+    """Two files or folders of routes, or two configurations: what changes in effect. The services
+    are those of the new side; where there are none, those that the routes themselves name. With
+    problems on either side nothing is compared. Raises OSError."""
+    sides = [_side(old), _side(new)]
+    reports = [report for report, _, _ in sides]
+    if not all(report.ok for report in reports):
+        return reports, ()
+    (_, before, _), (_, after, catalog) = sides
+    if not len(catalog):
+        catalog = _catalog(_named_services([before, after]))
+    return reports, diff(before, after, catalog)
+
+
+def _side(path: str) -> tuple[Report, Objects, Catalog]:
+    if not Path(path).is_dir() and _kind(path) == "configuration":
+        report = config_report(path)
+        if not report.ok:
+            return report, Objects({}), EMPTY
+        config = load(path)
+        routes = read_path(config.routes) if config.routes else Routes()
+        services: list[Service] = []
+        for spec in registry_specs(config):
+            if spec.kind == "file":
+                services += read_once(spec)[0]
+        return report, routes.objects, _catalog({s.name: s for s in services}.values())
+    report = routes_report(path)
+    return report, read_path(path).objects, EMPTY
+
+
+def _named_services(sides: Iterable[Objects]) -> list[Service]:
+    """Services as the routes' parentRefs imagine them, so that routes alone can be compared."""
+    ports: dict[str, dict[int, str]] = {}
+    for objects in sides:
+        for loaded in objects.all:
+            spec = loaded.object.spec
+            for ref in getattr(spec, "parent_refs", ()):
+                if ref.is_service:
+                    name = ref.full_name(loaded.object.metadata.namespace)
+                    of = ports.setdefault(name, {})
+                    if ref.port is not None:
+                        of[ref.port] = ref.section_name or of.get(ref.port, "")
+                    elif ref.section_name and ref.section_name not in of.values():
+                        of[65535 - len(of)] = ref.section_name
+    return [
+        Service(name, ports=tuple(Port(n, s) for n, s in (of or {80: ""}).items()))
+        for name, of in ports.items()
+    ]
 
 
 def services_report(path: str) -> Report:

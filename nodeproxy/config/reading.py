@@ -78,6 +78,7 @@ def _finish(file: File, document: Any, source: str) -> Config:
         "node": replace(file.node, name=file.node.name or socket.gethostname()),
         "state_dir": str(base / file.state_dir),
         "telemetry": replace(file.telemetry, access_log=log),
+        "routes": str(base / file.routes) if file.routes else "",
         "admin": Admin(socket=str(base / file.admin.socket)),
         "registries": tuple(
             RegistryEntry(e.kind, e.name, e.options, check.place("registries", i))

@@ -203,6 +203,8 @@ class File(_Section, frozen=True):
     registries: tuple[RegistryEntry, ...] = ()
     """Who is out there. In this order, the first registry that knows a service names its
     addresses and ports; endpoints are united."""
+    routes: str = ""
+    """A file or folder of routes and policies: Gateway API objects; empty: none."""
     traffic: Traffic = Traffic()
     """How connections and requests are carried."""
     telemetry: Telemetry = Telemetry()

@@ -19,21 +19,12 @@ from registry.base import Context, Problem, RegistryError, Sink
 from registry.bulk import bulk
 from registry.file import loader, wire
 from registry.file.fragment import Fragment, join
-from registry.file.inotify import Watcher
-from registry.file.places import Found, Scan, Signature, scan
+from registry.file.places import Found, Scan, Signature
+from registry.file.watching import RESCAN, Place
 from registry.model import Service
 
 __all__ = ["FileBackend", "Options"]
 
-RESCAN: Final = 30.0
-"""Seconds after which files are looked at even if nothing was told: inotify sees nothing of
-changes on network file systems made elsewhere."""
-SETTLE: Final = 0.02
-SETTLE_WRITING: Final = 0.1
-"""Seconds without an event before files are read: a folder swap is several events, and an editor
-that writes in place is not done with its first write."""
-PATIENCE: Final = 1.0
-"""But not longer than this: a file that never rests must be read some time."""
 BITE: Final = 200
 """Endpoints that are worked on between two checkpoints."""
 
@@ -79,19 +70,19 @@ class FileBackend:
     async def run(self, sink: Sink) -> None:
         """See :class:`registry.base.Backend`."""
         try:
-            watcher = Watcher()
+            place = Place(self.path)
         except OSError as error:
             raise RegistryError(f"{self.path} cannot be watched: {error}") from None
         published: dict[str, Service] = {}
         first = True
-        with watcher:
+        with place:
             while True:
-                found = await self._look(watcher)
+                found = await place.look()
                 changed = await self._update(found)
                 if first:
                     changed = dict.fromkeys(self._holders)
                 trouble = self._trouble(found)
-                self._report(sink, watcher)
+                self._report(sink, place)
                 upserts, removals = await self._joined(changed, published)
                 self._keep(sink)
                 await self._publish(sink, upserts, removals, bool(published))
@@ -104,27 +95,8 @@ class FileBackend:
                     # the repair without failing again.
                     self._told = trouble
                     raise RegistryError(trouble)
-                await self._change(watcher)
-
-    # --- looking ---
-
-    async def _look(self, watcher: Watcher) -> Scan:
-        while True:
-            found = await trio.to_thread.run_sync(scan, self.path)
-            # What happened before a watch was there was not told: look again.
-            if not watcher.watch(found.folders):
-                return found
-
-    async def _change(self, watcher: Watcher) -> None:
-        racy = any(f.signature is None and not f.bad for f in self._files.values())
-        with trio.move_on_after(1.0 if racy else RESCAN):
-            writing = await watcher.wait()
-            with trio.move_on_after(PATIENCE):
-                while True:
-                    with trio.move_on_after(SETTLE_WRITING if writing else SETTLE) as quiet:
-                        writing |= await watcher.wait()
-                    if quiet.cancelled_caught:
-                        break
+                racy = any(f.signature is None and not f.bad for f in self._files.values())
+                await place.change(racy=racy)
 
     # --- reading ---
 
@@ -304,10 +276,10 @@ class FileBackend:
         more = f" (and {len(bad) - 1} more files)" if len(bad) > 1 else ""
         return f"{bad[0].problems[0]}{more}"
 
-    def _report(self, sink: Sink, watcher: Watcher) -> None:
+    def _report(self, sink: Sink, place: Place) -> None:
         problems = [p for _, file in sorted(self._files.items()) for p in file.problems]
-        if watcher.failed:
-            message = f"changes are seen only every {RESCAN:g} s: {watcher.failed}"
+        if place.failed:
+            message = f"changes are seen only every {RESCAN:g} s: {place.failed}"
             problems.append(Problem(message, self.path))
         sink.problems(problems)
 

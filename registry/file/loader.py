@@ -19,7 +19,7 @@ import msgspec
 import trio
 
 from registry.file import wire
-from registry.file.wire import Job
+from registry.file.wire import Job, Reader
 
 __all__ = ["SMALL", "ReaderDied", "load"]
 
@@ -33,14 +33,14 @@ class ReaderDied(Exception):
     """The child process did not do its work (killed for its memory, perhaps)."""
 
 
-async def load(jobs: Sequence[Job]) -> AsyncGenerator[bytes, None]:
+async def load(jobs: Sequence[Job], reader: Reader = wire.services) -> AsyncGenerator[bytes, None]:
     """The frames of :func:`registry.file.wire.answer` for all jobs. Raises ReaderDied. Close it
     (``aclosing``) if it is not run to its end."""
     if sum(job.size for job in jobs) <= SMALL:
-        for frame in await trio.to_thread.run_sync(_load_here, jobs):
+        for frame in await trio.to_thread.run_sync(_load_here, jobs, reader):
             yield frame
         return
-    process = await _start()
+    process = await _start(reader)
     splitter = wire.Splitter()
     try:
         assert process.stdin is not None
@@ -69,17 +69,19 @@ async def load(jobs: Sequence[Job]) -> AsyncGenerator[bytes, None]:
                     await stream.aclose()
 
 
-def _load_here(jobs: Sequence[Job]) -> list[bytes]:
+def _load_here(jobs: Sequence[Job], reader: Reader) -> list[bytes]:
     splitter = wire.Splitter()
-    return [part for job in jobs for frame in wire.answer(job) for part in splitter.feed(frame)]
+    frames = (frame for job in jobs for frame in wire.answer(job, reader))
+    return [part for frame in frames for part in splitter.feed(frame)]
 
 
-async def _start() -> trio.Process:
+async def _start(reader: Reader) -> trio.Process:
     # Isolated (-I: no environment, no working folder on the path), with our own path handed
     # over: the child imports exactly the code that we run.
     code = (
         f"import sys; sys.path[:] = {sys.path!r}; "
-        "from registry.file.worker import main; sys.exit(main())"
+        f"from {reader.__module__} import {reader.__name__} as reader; "
+        "from registry.file.worker import main; sys.exit(main(reader))"
     )
     try:
         return await trio.lowlevel.open_process(

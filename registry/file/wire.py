@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -27,11 +27,14 @@ __all__ = [
     "Head",
     "Job",
     "Part",
+    "Reader",
+    "Reading",
     "Splitter",
     "answer",
     "decode_fragment",
     "decode_head",
     "decode_part",
+    "services",
 ]
 
 _LENGTH: Final = struct.Struct(">I")
@@ -66,16 +69,42 @@ class Head(msgspec.Struct, frozen=True):
 
 
 class Part(msgspec.Struct, frozen=True):
-    """One service."""
+    """One service (or one object of another reader)."""
 
     name: str
     digest: bytes
     fragment: msgspec.Raw
 
 
-def answer(job: Job) -> Iterator[bytes]:
+class Reading(NamedTuple):
+    """What a reader finds in a text: parts by name, and what :class:`Head` says besides."""
+
+    parts: Iterable[tuple[str, Any]]
+    problems: tuple[Problem, ...] = ()
+    unreadable: tuple[str, ...] = ()
+    partial: bool = False
+
+
+Reader = Callable[[str, str], Reading]
+"""From a text and its name in messages. Raises DocumentError. A function of a module, so that a
+child process can import it."""
+
+
+def services(text: str, source: str) -> Reading:
+    """The reader of the back end."""
+    content = read(text, source)
+    return Reading(
+        [(fragment.service.name, fragment) for fragment in content.fragments],
+        content.problems,
+        content.unreadable,
+        content.partial,
+    )
+
+
+def answer(job: Job, reader: Reader = services) -> Iterator[bytes]:
     """The frames for one file. Blocks."""
-    encode = msgspec.msgpack.Encoder().encode
+    # Durations and the like are numbers with a class of their own.
+    encode = msgspec.msgpack.Encoder(enc_hook=float).encode
     try:
         with open(job.path, "rb") as file:
             data = file.read()
@@ -89,7 +118,8 @@ def answer(job: Job) -> Iterator[bytes]:
         yield _frame(encode(Head(digest)))
         return
     try:
-        content = read(data.decode("utf-8"), job.source)
+        found = reader(data.decode("utf-8"), job.source)
+        parts = list(found.parts)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         problem = Problem(f"not UTF-8: {error.reason}", job.source, line)
@@ -102,16 +132,16 @@ def answer(job: Job) -> Iterator[bytes]:
         encode(
             Head(
                 digest,
-                len(content.fragments),
-                problems=content.problems,
-                unreadable=content.unreadable,
-                partial=content.partial,
+                len(parts),
+                problems=found.problems,
+                unreadable=found.unreadable,
+                partial=found.partial,
             )
         )
     )
-    for fragment in content.fragments:
-        body = encode(fragment)
-        part = Part(fragment.service.name, _digest(body), msgspec.Raw(body))
+    for name, value in parts:
+        body = encode(value)
+        part = Part(name, _digest(body), msgspec.Raw(body))
         yield _frame(encode(part))
 
 

@@ -1,6 +1,6 @@
 """Who may import whom, read from the source: also imports inside of functions count.
 
-    cli, demo -> daemon -> {admin, dataplane} -> {telemetry, core} -> registry
+    cli, demo -> daemon -> {admin, dataplane, routes} -> {telemetry, core} -> registry
     dataplane and daemon -> iptables;  daemon, cli and demo -> config -> registry
 
 The layer "daemon" is every module directly in nodeproxy/: the composition root and its helpers.
@@ -23,12 +23,42 @@ ALLOWED = {
     "iptables": set(),
     "config": {"registry"},
     "core": {"registry"},
+    "routes": {"core", "registry"},
     "telemetry": {"core", "registry"},
     "admin": {"telemetry", "core", "registry"},
     "dataplane": {"telemetry", "core", "registry", "iptables"},
-    "daemon": {"admin", "dataplane", "telemetry", "core", "registry", "iptables", "config"},
-    "cli": {"daemon", "admin", "telemetry", "core", "registry", "iptables", "config", "demo"},
-    "demo": {"cli", "daemon", "admin", "telemetry", "core", "registry", "iptables", "config"},
+    "daemon": {
+        "admin",
+        "dataplane",
+        "telemetry",
+        "core",
+        "registry",
+        "iptables",
+        "config",
+        "routes",
+    },
+    "cli": {
+        "daemon",
+        "admin",
+        "telemetry",
+        "core",
+        "registry",
+        "iptables",
+        "config",
+        "routes",
+        "demo",
+    },
+    "demo": {
+        "cli",
+        "daemon",
+        "admin",
+        "telemetry",
+        "core",
+        "registry",
+        "iptables",
+        "config",
+        "routes",
+    },
 }
 """Layer -> the layers that it may import, besides itself."""
 

@@ -86,6 +86,7 @@ def _does(rule: Rule) -> tuple[tuple[str, object], ...]:
         ("retry", rule.retry),
         ("session persistence", rule.session),
         ("name", rule.name),
+        ("policy", {field: s.value for field, s in rule.policy.settings.items()}),
     )
 
 

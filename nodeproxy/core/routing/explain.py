@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 from nodeproxy.core.http1 import RequestHead
 from nodeproxy.core.routing.conditions import Condition, View, show
+from nodeproxy.core.routing.groups import Candidate
 from nodeproxy.core.routing.paths import strip_port
 from nodeproxy.core.routing.rules import Decision
-from nodeproxy.core.routing.table import Candidate, HostRules, HttpRules
+from nodeproxy.core.routing.table import HostRules, HttpRules
 
 __all__ = ["RuleTrace", "explain", "explain_listener"]
 

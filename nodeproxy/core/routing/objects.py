@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final, NamedTuple, TypeVar
 
 import msgspec
@@ -13,7 +14,18 @@ from nodeproxy.core.routing.policyobjects import TrafficPolicy, XBackendTrafficP
 from nodeproxy.core.routing.schema import GATEWAY_GROUP, OUR_GROUP, X_GROUP
 from registry.base import Problem
 
-__all__ = ["GROUPS", "KINDS", "NOTHING", "Key", "Loaded", "Object", "Objects", "Route", "make"]
+__all__ = [
+    "GROUPS",
+    "KINDS",
+    "NOTHING",
+    "Key",
+    "Loaded",
+    "Object",
+    "Objects",
+    "Route",
+    "add",
+    "make",
+]
 
 Route = HTTPRoute | TCPRoute | TLSRoute | GRPCRoute
 Object = Route | Gateway | ReferenceGrant | XBackendTrafficPolicy | TrafficPolicy
@@ -79,11 +91,8 @@ class Objects:
 
     __slots__ = ("all", "by_key")
 
-    def __init__(self, loaded: tuple[Loaded, ...] = ()) -> None:
-        """Of two with one key the first counts (see :func:`make` for the complaint)."""
-        by_key: dict[Key, Loaded] = {}
-        for one in loaded:
-            by_key.setdefault(one.key, one)
+    def __init__(self, by_key: dict[Key, Loaded]) -> None:
+        """See :func:`make`. The map is not changed any more."""
         self.by_key: Final = by_key
         self.all: Final = tuple(by_key.values())
 
@@ -95,17 +104,19 @@ class Objects:
         return len(self.all)
 
 
-NOTHING: Final = Objects()
+NOTHING: Final = Objects({})
 
 
-def make(loaded: tuple[Loaded, ...]) -> tuple[Objects, list[Problem]]:
+def make(loaded: Iterable[Loaded]) -> tuple[Objects, list[Problem]]:
     """All objects, and a problem for each that stands twice."""
-    objects = Objects(loaded)
-    problems = []
-    if len(objects) < len(loaded):
-        for one in loaded:
-            first = objects.by_key[one.key]
-            if first is not one:
-                message = f"stands twice; the one at {first.origin} counts"
-                problems.append(one.problem(message, "metadata.name"))
-    return objects, problems
+    by_key: dict[Key, Loaded] = {}
+    problems = [p for one in loaded if (p := add(by_key, one)) is not None]
+    return Objects(by_key), problems
+
+
+def add(by_key: dict[Key, Loaded], one: Loaded) -> Problem | None:
+    """Put one object to the others; of two with one name the first counts."""
+    first = by_key.setdefault(one.key, one)
+    if first is one:
+        return None
+    return one.problem(f"stands twice; the one at {first.origin} counts", "metadata.name")
