@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import socket
+import struct
 from typing import Any
 
 import trio
 
-from nodeproxy.dataplane.listener import Own, listen
+from nodeproxy.dataplane.listener import Own, listen, original_destination
 from registry.model import Endpoint
 
 HELLO = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
@@ -232,4 +233,30 @@ def test_own_addresses():
     assert ("192.0.2.1", 81) not in own  # a documentation address: nobody's
     assert ("::1", 81) not in own
     assert ("127.0.0.1", 82) not in own
-    assert socket.AF_INET
+
+
+class Redirected:
+    """A socket of which conntrack says what it had dialled."""
+
+    def __init__(self, family: Any, answer: Any) -> None:
+        self.family = family
+        self.answer = answer
+
+    def getsockopt(self, level: Any, option: Any, size: Any) -> bytes:
+        assert option == 80
+        if isinstance(self.answer, OSError):
+            raise self.answer
+        assert (level, len(self.answer)) == (
+            (socket.SOL_IP, size) if self.family == socket.AF_INET else (socket.IPPROTO_IPV6, size)
+        )
+        return self.answer
+
+
+def test_original_destinations():
+    four = struct.pack("=H", socket.AF_INET) + struct.pack("!H4s8x", 80, bytes([10, 96, 0, 10]))
+    assert original_destination(Redirected(socket.AF_INET, four)) == ("10.96.0.10", 80)
+    six = struct.pack("=H", socket.AF_INET6) + struct.pack(
+        "!HI16s4x", 443, 7, socket.inet_pton(socket.AF_INET6, "fd00::a")
+    )
+    assert original_destination(Redirected(socket.AF_INET6, six)) == ("fd00::a", 443)
+    assert original_destination(Redirected(socket.AF_INET, OSError(2, "ENOENT"))) is None

@@ -389,3 +389,37 @@ async def test_draining_tells_clients_to_close(harness: Any):
     with pytest.raises(ConnectionRefusedError):
         await harness.client(address)
     await harness.until(lambda: not harness.node.lanes.lanes)
+
+
+# -- idle connections ----------------------------------------------------------------------
+
+
+async def test_idle_connections_are_kept_for_a_while_only(make_harness: Any):
+    async with make_harness(policy={"idle_timeout": 0.05}) as harness:
+        backend = await harness.backend(hello)
+        assert (await harness.get(harness.serve(backend)))[0] == 200
+        await harness.until(lambda: harness.upstream().connections == 0)
+        await harness.until(lambda: not backend.open)
+
+
+async def test_only_so_many_idle_connections_are_kept(make_harness: Any):
+    async with make_harness(policy={"idle_connections": 2}) as harness:
+        go = trio.Event()
+
+        async def held(talk: Any) -> None:
+            await talk.request()
+            await go.wait()
+            await talk.send(HELLO)
+            await talk.rest()
+
+        backend = await harness.backend(held)
+        address = harness.serve(backend)
+        clients = [await harness.client(address) for _ in range(6)]
+        for client in clients:
+            await client.send(GET)
+        await harness.until(lambda: backend.accepted == 6)
+        go.set()
+        for client in clients:
+            assert (await client.answer())[0] == 200
+        await harness.until(lambda: harness.upstream().connections == 2)
+        await harness.until(lambda: len(backend.open) == 2)
