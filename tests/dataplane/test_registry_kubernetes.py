@@ -294,6 +294,18 @@ async def test_a_frozen_server_is_told_and_its_services_stay(kube: KubeApi) -> N
         await sees(observer, API)
 
 
+@pytest.mark.usefixtures("quick")
+async def test_a_server_that_is_frozen_from_the_start_is_told(kube: KubeApi) -> None:
+    put_model(kube, [WEB])
+    kube.freeze()
+    async with observe(backend(kube)) as observer:
+        await until(observer, lambda: bool(observer.errors), "a frozen server is told")
+        assert "no answer in time" in str(observer.errors[0])
+        assert observer.syncs == 0
+        kube.thaw()
+        await sees(observer, WEB)
+
+
 async def test_a_server_that_ends_watches_at_once_is_not_stormed(
     kube: KubeApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -349,6 +361,20 @@ async def test_an_emptied_cluster_keeps_its_services_for_a_while(kube: KubeApi) 
                 await trio.sleep(0.01)
         assert registries.catalog.get("default/web") is not None
         nursery.cancel_scope.cancel()
+
+
+async def test_what_is_asked(kube: KubeApi) -> None:
+    put_model(kube, [WEB])
+    async with observe(backend(kube)) as observer:
+        await sees(observer, WEB)
+        await watched(observer, kube)
+
+    collections = [q for q in kube.queries if q]
+    assert {q["labelSelector"] for q in collections} == {"!service.kubernetes.io/headless"}
+    watches = [q for q in collections if "watch" in q]
+    assert all(q["allowWatchBookmarks"] == "true" for q in watches)
+    assert all(60 <= int(q["timeoutSeconds"]) <= 75 for q in watches)
+    assert all(q["resourceVersion"] == str(kube.version) for q in watches)
 
 
 # --- credentials and permissions ---
