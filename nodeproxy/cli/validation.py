@@ -113,12 +113,12 @@ def config_report(path: str) -> Report:
     warnings = [*config.warnings, *_unserved(config, services)]
     routes = 0
     if config.routes:
-        found, wrong = _read_routes(config.routes, config.origin("routes"))
+        read_routes, wrong = _read_routes(config.routes, config.origin("routes"))
         problems += wrong
-        routes = len(found.objects)
+        routes = len(read_routes.objects)
         only_files = all(entry.kind == "file" for entry in config.registries)
         catalog = _catalog(services.values()) if only_files else None
-        warnings += route_warnings(found.objects, catalog)
+        warnings += route_warnings(read_routes.objects, catalog)
     report = _report(path, "configuration", problems, services.values(), warnings, config)
     return msgspec.structs.replace(report, routes=routes)
 

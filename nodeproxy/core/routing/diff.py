@@ -13,7 +13,7 @@ import msgspec
 from nodeproxy.core.routing.compile import Compiler, run
 from nodeproxy.core.routing.groups import Candidate
 from nodeproxy.core.routing.objects import Objects
-from nodeproxy.core.routing.rules import Rule
+from nodeproxy.core.routing.rules import NO_FILTERS, Backends, Rule
 from nodeproxy.core.routing.shadows import hidden, places
 from nodeproxy.core.routing.table import ListenerRules, PortRules, RouteTable, TcpRule
 from registry.catalog import Catalog
@@ -77,10 +77,13 @@ def _effects(table: RouteTable) -> dict[str, dict[str, _Effect]]:
 
 
 def _does(rule: Rule) -> tuple[tuple[str, object], ...]:
-    to = " ".join(f"{b.label}*{b.weight}" for b in rule.backends.entries) or "no backend"
+    to = _shares(rule.backends) or "no backend"
     return (
         ("backends", to),
-        ("backend filters", tuple(b.filters for b in rule.backends.entries)),
+        (
+            "backend filters",
+            {b.label: b.filters for b in rule.backends.entries if b.filters != NO_FILTERS},
+        ),
         ("filters", rule.filters),
         ("timeouts", rule.timeouts),
         ("retry", rule.retry),
@@ -164,7 +167,14 @@ def _l4_text(rules: PortRules | ListenerRules) -> str:
 
 
 def _targets(rule: TcpRule) -> str:
-    return f"{rule.route} -> " + " ".join(f"{b.label}*{b.weight}" for b in rule.backends.entries)
+    return f"{rule.route} -> {_shares(rule.backends)}"
+
+
+def _shares(backends: Backends) -> str:
+    entries = backends.entries
+    if len(entries) == 1 and entries[0].weight:
+        return entries[0].label
+    return " ".join(f"{b.label}*{b.weight}" for b in entries)
 
 
 def _policies(before: RouteTable, after: RouteTable) -> list[Difference]:
