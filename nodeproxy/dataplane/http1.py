@@ -122,11 +122,17 @@ async def exchange(
             received.value = len(rest) if end < 0 else end
         # An endpoint, and its answer's head. A connection that was kept may have been closed
         # just now: then the request was not processed, and goes out once more on a fresh one.
+        # What must not be processed twice is only sent where the kernel knows of no end yet.
         while True:
             if lease is None:
                 lease = await upstream.lease(record, fresh=record.tries > 0)
             target, stream, reused = lease
             record.upstream = target.name
+            if reused and head.method not in IDEMPOTENT and stream.ended():
+                upstream.discard(target, stream)
+                lease = None
+                upstream.series.retry(UpstreamClosed.reason)
+                continue
             try:
                 await stream.send(request, node.settings.body_timeout)
                 record.sent = monotonic()

@@ -185,6 +185,17 @@ class Stream:
         except OSError as error:
             raise self.faults.broken(f"reading: {error.strerror}") from error
 
+    def ended(self) -> bool:
+        """Whether the peer has closed, reset, or said something, which we have not read yet:
+        a look at the kernel's state, for what cannot be undone once it is sent."""
+        try:
+            self.sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass
+        return True
+
     def end_writing(self) -> None:
         """Half-close: the peer reads an end, we may go on reading. Errors are ignored: the
         reading side reports a broken connection."""

@@ -192,6 +192,24 @@ async def test_a_stale_connection_is_an_error_for_a_post(harness: Any):
     assert (record.flags, record.tries) == ("UC", 1)
 
 
+async def test_a_post_is_not_sent_on_a_connection_that_has_ended(harness: Any):
+    """It ended so recently that the reactor does not know yet: the kernel does."""
+    backend = await harness.backend(hello)
+    client = await harness.client(harness.serve(backend))
+    await client.send(POST)
+    await client.answer()
+    (target,) = harness.upstream().targets.values()
+    (stream,) = target.pool.idle
+    stream.on_idle = None  # the reactor tells nobody
+    for talk in list(backend.open):
+        talk.end()
+    await harness.until(stream.ended)
+    await client.send(POST)
+    assert (await client.answer())[0] == 200
+    record = await harness.record(2)
+    assert (record.flags, record.tries) == ("", 2)
+
+
 async def test_an_idle_connection_that_ends_is_taken_out_of_the_pool(harness: Any):
     async def script(talk: Any) -> None:
         await talk.request()
