@@ -1,0 +1,1 @@
+"""Consul: services of the catalog with their health, by blocking queries."""
