@@ -192,6 +192,8 @@ class KubeApi:
         self._news = trio.Event()
         self._thawed = trio.Event()
         self._thawed.set()
+        self._ended = trio.Event()
+        self._ended.set()
         self._scope: trio.CancelScope | None = None
         self._nursery: trio.Nursery | None = None
         self.lose_etcd()
@@ -261,6 +263,7 @@ class KubeApi:
         """Listen, on the port of before."""
         assert self._nursery is not None
         if self._scope is None:
+            await self._ended.wait()
             listeners = await trio.open_tcp_listeners(self.port, host="127.0.0.1")
             self.port = listeners[0].socket.getsockname()[1]
             await self._nursery.start(self._serve, listeners)
@@ -274,12 +277,14 @@ class KubeApi:
     async def _serve(
         self, listeners: list[trio.SocketListener], task_status: trio.TaskStatus[None]
     ) -> None:
+        self._ended = trio.Event()
         with trio.CancelScope() as scope:
             self._scope = scope
             task_status.started()
             async with trio.open_nursery() as nursery:
                 for listener in listeners:
                     nursery.start_soon(self._accept, listener, nursery)
+        self._ended.set()
 
     async def _accept(self, listener: trio.SocketListener, nursery: trio.Nursery) -> None:
         async with listener:

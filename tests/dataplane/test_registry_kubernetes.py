@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -375,6 +376,44 @@ async def test_what_is_asked(kube: KubeApi) -> None:
     assert all(q["allowWatchBookmarks"] == "true" for q in watches)
     assert all(60 <= int(q["timeoutSeconds"]) <= 75 for q in watches)
     assert all(q["resourceVersion"] == str(kube.version) for q in watches)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("seed", range(4))
+async def test_whatever_happens_it_ends_as_the_server_has_it(kube: KubeApi, seed: int) -> None:
+    rng = random.Random(seed)
+    kube.gone_as_event = bool(seed % 2)
+    names = ["a", "b", "c", "d"]
+    state: list[Service] = []
+    async with observe(backend(kube, page=2, watch_timeout=Duration("1s"))) as observer:
+        for _ in range(120):
+            action = rng.choice(
+                ["put", "put", "cut", "compact", "stop", "start", "bookmark", "turns", "see"]
+            )
+            if action == "put":
+                state = [
+                    sample(name, *(f"10.0.{i}.{rng.randrange(1, 5)}" for i in range(3)))
+                    for name in rng.sample(names, rng.randrange(1, 5))
+                ]
+                put_model(kube, state)
+            elif action == "cut":
+                kube.cut = rng.randrange(2000)
+            elif action == "start":
+                await kube.start()
+            elif action == "see":
+                await kube.start()
+                await sees(observer, *state)
+            elif action == "turns":
+                for _ in range(rng.randrange(100)):
+                    await trio.lowlevel.checkpoint()
+            else:
+                getattr(kube, action)()
+        kube.cut = None
+        await kube.start()
+        # What comes last is told by a service that was never there before.
+        state = [*state, sample("last", "10.0.9.9")]
+        put_model(kube, state)
+        await sees(observer, *state)
 
 
 # --- credentials and permissions ---
