@@ -13,6 +13,7 @@ import selectors
 import socket
 import sys
 import threading
+from contextlib import suppress
 from random import Random
 from typing import Any
 
@@ -97,7 +98,10 @@ def load(count: int) -> None:
 
 if __name__ == "__main__":
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    for limit in (max(hard, 32768), hard):  # root may raise it beyond what it was given
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+            break
     if sys.argv[1] == "proxy":
         trio.run(proxy, int(sys.argv[2]), sys.argv[3])
     else:
