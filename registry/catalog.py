@@ -1,152 +1,81 @@
-"""All services of all registries: one immutable snapshot, and the merger that makes the next.
+"""All services of all registries: the merger that makes one catalog of them.
 
 A :class:`Catalog` never changes, so the data plane takes it by assignment and keeps using it
-for as long as it likes. The maps inside are hash tries (``immutables.Map``): the next catalog
-shares everything with the last one but what changed, so a change costs in proportion to itself
-and not to the ten thousand services around it.
+for as long as it likes, and a change costs in proportion to itself and not to the ten thousand
+services around it (:mod:`registry.snapshot`).
 
-Merging. The endpoints of one name are united by their key, the first registry (in configured
-order) wins per key. Virtual addresses, ports and labels come from the first registry that has
-the service. Where two services claim one address and port, the one from the earlier registry
-wins, then the one whose name sorts first; :attr:`Catalog.conflicts` tells who lost.
+Merging. Registries are ordered by their priority, then as they are configured. Virtual addresses,
+ports and labels come from the first registry that has the service. Endpoints come from the
+registries of one priority: the first with an endpoint that may take traffic; theirs are united by
+key, the first registry wins per key. Where two services claim one address and port, the one from
+the earlier registry wins, then the one whose name sorts first; :attr:`Catalog.conflicts` tells who
+lost. A service without a virtual address is given one, if there is an allocator.
 """
 
 from __future__ import annotations
 
 import bisect
+import itertools
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
-from immutables import Map
 
-from registry.address import canonical, normalised
+from registry.address import normalised
 from registry.base import Problem
-from registry.model import Endpoint, Port, Service
+from registry.model import Endpoint, Service
+from registry.snapshot import EMPTY, STEP, Catalog, Change, Draft, Socket
+from registry.vips import Allocator
 
-__all__ = ["EMPTY", "Catalog", "Change", "Merger"]
+__all__ = ["DEFAULTS", "EMPTY", "STEP", "Catalog", "Change", "Merger", "usable"]
 
-Socket = tuple[str, int]
-"""A canonical address and a port."""
-
-
-class Change(NamedTuple):
-    """What became of one service. ``old`` is ``new`` where the service is the same as before
-    but has won or lost an address and port that another service claims too."""
-
-    name: str
-    old: Service | None
-    new: Service | None
-
-
-class Catalog:
-    """One immutable state of the world. Equal to nothing but itself."""
-
-    __slots__ = ("_claims", "_owners", "_services", "_vip_use", "_vips", "generation")
-
-    def __init__(
-        self,
-        generation: int = 0,
-        services: Map[str, Service] | None = None,
-        vips: Map[Socket, tuple[Service, Port]] | None = None,
-        vip_use: Map[str, int] | None = None,
-        owners: Map[Socket, tuple[str, ...]] | None = None,
-        claims: Map[Socket, tuple[tuple[int, str], ...]] | None = None,
-    ) -> None:
-        self.generation: Final = generation
-        """Grows by one with every change."""
-        self._services = Map() if services is None else services
-        self._vips = Map() if vips is None else vips
-        self._vip_use = Map() if vip_use is None else vip_use
-        self._owners = Map() if owners is None else owners
-        self._claims = Map() if claims is None else claims
-
-    def get(self, name: str) -> Service | None:
-        """The service called ``namespace/name``."""
-        return self._services.get(name)
-
-    def at(self, address: str, port: int) -> tuple[Service, Port] | None:
-        """The service and its port behind a virtual address."""
-        found = self._vips.get((address, port))
-        if found is None and ":" in address and (plain := _plain(address)) != address:
-            return self._vips.get((plain, port))
-        return found
-
-    def is_vip(self, address: str) -> bool:
-        """Whether any service claims this address, on whichever port."""
-        if address in self._vip_use:
-            return True
-        return ":" in address and _plain(address) in self._vip_use
-
-    def owners(self, address: str, port: int) -> tuple[str, ...]:
-        """Names of the services that have an endpoint with this address and port, sorted."""
-        found = self._owners.get((address, port))
-        if found is None and ":" in address:
-            found = self._owners.get((_plain(address), port))
-        return found or ()
-
-    @property
-    def conflicts(self) -> tuple[Problem, ...]:
-        """One problem for each service that does not get an address and port it claims."""
-        return tuple(
-            Problem(
-                f"{_socket_text(socket)} belongs to {claims[0][1]}, which goes before it",
-                source=self._services[name].origin,
-                field=name,
-            )
-            for socket, claims in sorted(self._claims.items())
-            for _, name in claims[1:]
-        )
-
-    def __len__(self) -> int:
-        return len(self._services)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._services
-
-    def __iter__(self) -> Iterator[Service]:
-        """Services sorted by name."""
-        services = self._services
-        return (services[name] for name in sorted(services))
-
-    def __repr__(self) -> str:
-        return f"<Catalog {self.generation}: {len(self)} services>"
-
-
-EMPTY: Final = Catalog()
-
-
-def _plain(address: str) -> str:
-    try:
-        return canonical(address)
-    except ValueError:
-        return address
-
-
-def _socket_text(socket: Socket) -> str:
-    address, port = socket
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-
-
-STEP: Final = 256
-"""Units of work (about one endpoint each) between two yields of :meth:`Merger.steps`."""
+DEFAULTS: Final = "(default endpoints)"
+"""Takes the place of a registry's name; no configuration can use it."""
+RETRIES: Final = 16
+"""Services without an address that are looked at again with each change."""
 
 Steps = Generator[int, None, tuple[Catalog, tuple[Change, ...]]]
+
+
+def usable(endpoint: Endpoint) -> bool:
+    """It may take new traffic, if need be, says its registry."""
+    if not endpoint.weight:
+        return False
+    return endpoint.ready or (endpoint.serving and endpoint.terminating)
 
 
 class Merger:
     """Makes catalogs of what the registries say. Mutable; one user at a time."""
 
-    def __init__(self, registries: Sequence[str]) -> None:
-        """``registries``: their names, the most trusted first."""
+    def __init__(
+        self,
+        registries: Sequence[str],
+        *,
+        priorities: Sequence[float] | None = None,
+        allocator: Allocator | None = None,
+        unallocated: Iterable[str] = (),
+    ) -> None:
+        """``registries``: their names, the most trusted first. ``priorities``: theirs, by default
+        all the same. ``unallocated``: registries whose services are given no address."""
+        levels = [0.0] * len(registries) if priorities is None else list(priorities)
+        ranked = sorted(range(len(registries)), key=lambda i: levels[i])
         self.catalog = EMPTY
-        self._order: dict[str, int] = {name: i for i, name in enumerate(registries)}
+        self._names = [registries[i] for i in ranked]
+        self._order: dict[str, int] = {name: i for i, name in enumerate(self._names)}
+        self._level = [levels[i] for i in ranked]
+        self._one_level = len(set(levels)) < 2
         self._said: list[dict[str, Service]] = [{} for _ in registries]
         self._rejected: list[dict[str, tuple[Problem, ...]]] = [{} for _ in registries]
         self._rank: dict[str, int] = {}
         """For each service the first registry that has it."""
         self._claims: dict[Socket, list[tuple[int, str]]] = {}
         """Who wants an address and port, best claim first."""
+        self._allocator = allocator
+        self._gets_vips = [name not in set(unallocated) for name in self._names]
+        self._known: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
+        """For each service the registries that have it, and those whose endpoints are in use."""
+        self._alone = [0] * len(registries)
+        self._used = [0] * len(registries)
 
     def services_of(self, registry: str) -> dict[str, Service]:
         """What this registry has said, by name. Read only; changes with the next apply."""
@@ -156,6 +85,18 @@ class Merger:
         """Parts of this registry's services that can never work and were left out."""
         for problems in self._rejected[self._order[registry]].values():
             yield from problems
+
+    def registries_of(self, name: str) -> tuple[str, ...]:
+        """The registries that have this service, the first one names its addresses and ports."""
+        return tuple(self._names[i] for i in self._known.get(name, ((), ()))[0])
+
+    def alone(self, registry: str) -> int:
+        """Services that no other registry has."""
+        return self._alone[self._order[registry]]
+
+    def used(self, registry: str) -> int:
+        """Services whose endpoints of this registry are in use."""
+        return self._used[self._order[registry]]
 
     def apply(
         self, registry: str, upserts: Iterable[Service], removals: Iterable[str]
@@ -198,12 +139,14 @@ class Merger:
             if work >= STEP:
                 yield work
                 work = 0
+        if self._allocator is not None:
+            self._settle(touched, self._allocator)
         if work:
             yield work
         return (yield from self._merge(touched))
 
     def _merge(self, touched: Iterable[str]) -> Steps:
-        draft = _Draft(self.catalog)
+        draft = Draft(self.catalog)
         changes: dict[str, Change] = {}
         contested: dict[Socket, None] = {}
         work = 0
@@ -238,16 +181,69 @@ class Merger:
 
     def _merged(self, name: str) -> tuple[Service | None, int]:
         found = [(i, said[name]) for i, said in enumerate(self._said) if name in said]
+        chosen = found if self._one_level or len(found) < 2 else self._chosen(found)
+        self._account(name, tuple(i for i, _ in found), tuple(i for i, _ in chosen))
         if not found:
             return None, -1
-        rank, first = found[0]
-        if len(found) == 1:
-            return first, rank
-        endpoints: dict[tuple[str, int, str], Endpoint] = {}
-        for _, service in found:
-            for endpoint in service.endpoints:
-                endpoints.setdefault(endpoint.key, endpoint)
-        return msgspec.structs.replace(first, endpoints=tuple(endpoints.values())), rank
+        rank, service = found[0]
+        if len(chosen) > 1:
+            endpoints: dict[tuple[str, int, str], Endpoint] = {}
+            for _, one in chosen:
+                for endpoint in one.endpoints:
+                    endpoints.setdefault(endpoint.key, endpoint)
+            service = msgspec.structs.replace(service, endpoints=tuple(endpoints.values()))
+        elif chosen[0][0] != rank:
+            service = msgspec.structs.replace(service, endpoints=chosen[0][1].endpoints)
+        if self._allocator is not None and self._needs_vips(service, rank):
+            service = msgspec.structs.replace(service, vips=self._allocator.assign(name))
+        return service, rank
+
+    def _chosen(self, found: list[tuple[int, Service]]) -> list[tuple[int, Service]]:
+        """The registries of one priority whose endpoints are in use. While none has an endpoint
+        that may take traffic, the first that has any at all."""
+        levels = [
+            list(group) for _, group in itertools.groupby(found, lambda one: self._level[one[0]])
+        ]
+        for level in levels:
+            if any(usable(endpoint) for _, service in level for endpoint in service.endpoints):
+                return level
+        return next((level for level in levels if any(s.endpoints for _, s in level)), levels[0])
+
+    def _account(self, name: str, known: tuple[int, ...], used: tuple[int, ...]) -> None:
+        before = self._known.get(name, ((), ()))
+        if (known, used) == before:
+            return
+        for (has, serves), sign in ((before, -1), ((known, used), 1)):
+            real = [i for i in has if self._names[i] != DEFAULTS]
+            if len(real) == 1:
+                self._alone[real[0]] += sign
+            for i in serves:
+                self._used[i] += sign
+        if known:
+            self._known[name] = (known, used)
+        else:
+            del self._known[name]
+
+    # --- given addresses ---
+
+    def _needs_vips(self, service: Service, rank: int) -> bool:
+        return not service.vips and bool(service.ports) and self._gets_vips[rank]
+
+    def _settle(self, touched: dict[str, None], allocator: Allocator) -> None:
+        """Tell the allocator which addresses the registries have for the services in ``touched``,
+        and add those that have lost theirs by that, or may get one now."""
+        for name in tuple(touched):
+            found = next(
+                ((i, said[name]) for i, said in enumerate(self._said) if name in said), None
+            )
+            own = found[1].vips if found is not None else ()
+            touched.update(dict.fromkeys(allocator.claim(name, own)))
+            if found is None or not self._needs_vips(found[1], found[0]):
+                allocator.release(name)
+        if allocator.waiting and allocator.room:
+            touched.update(dict.fromkeys(itertools.islice(allocator.waiting, RETRIES)))
+
+    # --- claims ---
 
     def _claim(
         self, name: str, old: Service | None, new: Service | None, rank: int
@@ -276,85 +272,3 @@ def _sockets(service: Service | None) -> dict[Socket, None]:
     if service is None:
         return {}
     return {(vip, port.port): None for vip in service.vips for port in service.ports}
-
-
-class _Draft:
-    """The next catalog in the making."""
-
-    def __init__(self, catalog: Catalog) -> None:
-        self.services = catalog._services.mutate()
-        self.vips = catalog._vips.mutate()
-        self.vip_use = catalog._vip_use.mutate()
-        self.owners = catalog._owners.mutate()
-        self.claims = catalog._claims.mutate()
-        self.touched = False
-
-    def reindex(self, name: str, old: Service | None, new: Service | None) -> Iterator[int]:
-        """Everything but the virtual addresses' owners; yields the units of work done."""
-        if new is None:
-            del self.services[name]
-        else:
-            self.services[name] = new
-        old_vips = set(old.vips) if old else set()
-        new_vips = set(new.vips) if new else set()
-        for vip in new_vips - old_vips:
-            self.vip_use[vip] = self.vip_use.get(vip, 0) + 1
-        for vip in old_vips - new_vips:
-            left = self.vip_use[vip] - 1
-            if left:
-                self.vip_use[vip] = left
-            else:
-                del self.vip_use[vip]
-        before = {(e.address, e.port) for e in old.endpoints} if old else set()
-        after = {(e.address, e.port) for e in new.endpoints} if new else set()
-        work = 0
-        for socket in before - after:
-            names = tuple(n for n in self.owners[socket] if n != name)
-            if names:
-                self.owners[socket] = names
-            else:
-                del self.owners[socket]
-            work += 1
-            if work >= STEP:
-                yield work
-                work = 0
-        for socket in after - before:
-            self.owners[socket] = tuple(sorted((*self.owners.get(socket, ()), name)))
-            work += 1
-            if work >= STEP:
-                yield work
-                work = 0
-        yield work
-
-    def award(self, socket: Socket, claims: Sequence[tuple[int, str]]) -> tuple[str, ...]:
-        """Give ``socket`` to its best claim. The names that won or lost it by that."""
-        held = self.vips.get(socket)
-        if not claims:
-            if held is not None:
-                del self.vips[socket]
-            self.claims.pop(socket, None)
-            return (held[0].name,) if held else ()
-        name = claims[0][1]
-        service = self.services[name]
-        port = service.port(socket[1])
-        if port is None:
-            raise AssertionError("a claim is made for declared ports only")
-        self.vips[socket] = (service, port)
-        self.touched = True
-        if len(claims) > 1:
-            self.claims[socket] = tuple(claims)
-        else:
-            self.claims.pop(socket, None)
-        if held is None or held[0].name == name:
-            return ()
-        return (held[0].name, name)
-
-    def finish(self, generation: int) -> Catalog:
-        return Catalog(
-            generation,
-            self.services.finish(),
-            self.vips.finish(),
-            self.vip_use.finish(),
-            self.owners.finish(),
-            self.claims.finish(),
-        )

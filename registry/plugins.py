@@ -6,6 +6,7 @@ who does not use it.
 
 from __future__ import annotations
 
+import difflib
 import importlib.metadata
 from collections.abc import Mapping
 from typing import Any, Final
@@ -15,6 +16,7 @@ import msgspec
 from registry.base import Backend, Context, Problem
 from registry.duration import Duration
 from registry.strict import Document, convert, near
+from registry.transform import Composition
 
 __all__ = ["GROUP", "Spec", "SpecError", "Supervision", "check", "kinds", "load", "make"]
 
@@ -31,9 +33,11 @@ class Spec(msgspec.Struct, frozen=True):
     base_dir: str = "."
     origin: str = ""
     """``nodeproxy.yaml:12``."""
+    lines: dict[str, int] = {}
+    """``rename[0].to`` -> 14, where the lines of single keys are known."""
 
 
-class Supervision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Supervision(Composition, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The keys of a registry's entry that are ours, not the back end's."""
 
     keep_on_empty: bool = True
@@ -117,19 +121,53 @@ def _typed(spec: Spec, type_: type[Any], options: Mapping[str, Any]) -> Any:
     source, line = _place(spec.origin)
     value, problems = convert(Document(source, dict(options), lines=line), type_)
     if problems:
-        raise SpecError(problems)
+        raise SpecError([_lined(problem, spec.lines) for problem in problems])
     return value
+
+
+def _lined(problem: Problem, lines: Mapping[str, int]) -> Problem:
+    """With the line of its key, or of the nearest part around it that has one."""
+    field = problem.field
+    while field:
+        if field in lines:
+            return msgspec.structs.replace(problem, line=lines[field])
+        field = field[: max(field.rfind("."), field.rfind("["), 0)]
+    return problem
 
 
 def _backend(spec: Spec, context: Context, options: Mapping[str, Any]) -> Backend:
     """The back end of ``spec``, not running yet. Raises SpecError."""
     found = load(spec.kind, spec.origin)
-    typed = _typed(spec, found.options_type, options)
+    problems = _mistyped(spec, found.options_type, options)
+    try:
+        typed = _typed(
+            spec,
+            found.options_type,
+            {k: v for k, v in options.items() if k not in {p.field for p in problems}},
+        )
+    except SpecError as error:
+        problems += error.problems
+    if problems:
+        raise SpecError(problems)
     try:
         backend: Backend = found(typed, context)
     except ValueError as error:
         raise SpecError([Problem(str(error), *_place(spec.origin), spec.kind)]) from error
     return backend
+
+
+def _mistyped(spec: Spec, type_: type[Any], options: Mapping[str, Any]) -> list[Problem]:
+    """Keys that mean ours: the back end's options know nothing that is near them."""
+    theirs = getattr(type_, "__struct_encode_fields__", ())
+    found = []
+    for key in options.keys() - set(theirs):
+        if theirs and difflib.get_close_matches(key, theirs, n=1, cutoff=0.6):
+            continue
+        close = difflib.get_close_matches(key, Supervision.__struct_fields__, n=1, cutoff=0.6)
+        if close:
+            message = f"unknown key {key!r}; did you mean {close[0]!r}?"
+            found.append(_lined(Problem(message, *_place(spec.origin), key), spec.lines))
+    return found
 
 
 def _place(origin: str) -> tuple[str, int]:

@@ -62,6 +62,14 @@ class RegistryStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The services are those saved before the start."""
     empty_answers_kept: int
     """Times that an empty answer was not believed."""
+    kept_seconds: float | None = None
+    """Since when an empty answer is not believed; None: there is none."""
+    priority: int = 0
+    """The lower, the more trusted."""
+    services_alone: int = 0
+    """Services that no other registry has."""
+    services_used: int = 0
+    """Services whose endpoints of this registry are in use."""
     save_failures: int
     """Times that the last good state could not be written."""
     save_error: str

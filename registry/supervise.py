@@ -12,26 +12,25 @@ is ours.
 
 from __future__ import annotations
 
-import hashlib
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from math import inf
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
 import structlog
 import trio
 
 from registry import store
-from registry.backoff import Backoff
-from registry.base import Backend, Context, Problem, RegistryError
+from registry.addresses import Addresses, VipsStatus
+from registry.base import Context, Problem, RegistryError
 from registry.bulk import bulk
-from registry.catalog import Catalog, Change, Merger
-from registry.feed import Feed
+from registry.catalog import DEFAULTS, Catalog, Change, Merger
+from registry.member import Member
 from registry.plugins import Spec, SpecError, Supervision, check, make
-from registry.status import MAX_PROBLEMS, RegistryStatus, State
+from registry.status import RegistryStatus, State
+from registry.transform import defaults
 
 __all__ = ["Registries", "RegistryStatus", "Spec", "SpecError", "State", "Supervision", "check"]
 
@@ -46,37 +45,6 @@ SAVE_INTERVAL: Final = 10.0
 """Seconds at least between two saves of one registry; longer where a save takes long."""
 SAVE_SHARE: Final = 50
 """A save of t seconds is followed by SAVE_SHARE * t seconds without one."""
-
-
-class _Member:
-    """One registry and all that is known about it."""
-
-    def __init__(self, spec: Spec, backend: Backend, feed: Feed, rng: random.Random) -> None:
-        self.spec = spec
-        self.backend = backend
-        self.feed = feed
-        self.backoff = Backoff(rng)
-        ours = Supervision.__struct_fields__
-        source = {key: value for key, value in spec.options.items() if key not in ours}
-        self.identity = hashlib.sha256(
-            msgspec.json.encode([spec.kind, source], order="deterministic")
-        ).hexdigest()
-        self.ready = trio.Event()
-        self.endpoints = 0
-        self.synced = False
-        self.from_disk = False
-        self.restored_at: float | None = None
-        self.restarts = 0
-        self.last_error = ""
-        self.down = False
-        """Its last run has failed and the next one has not begun."""
-        self.logged: tuple[Problem, ...] = ()
-        # Saving.
-        self.dirty = False
-        self.confirmed_at: float | None = None
-        self.next_save = 0.0
-        self.save_failures = 0
-        self.save_error = ""
 
 
 class Registries:
@@ -95,18 +63,22 @@ class Registries:
         wall_clock: Callable[[], float] = time.time,
         rng: random.Random | None = None,
         log: Any = None,
+        vips: Sequence[str] = (),
     ) -> None:
         """``on_change`` is called on the loop with each new catalog and at most about SLICE
         changes, after ``catalog`` has been set; it must be quick. ``state_dir``: None to keep
-        nothing on disk. Raises SpecError with the problems of all specs together."""
+        nothing on disk. ``vips``: networks of the addresses that are given to services that have
+        none. Raises SpecError with the problems of all specs together."""
         self._on_change = on_change
         self._state_dir = state_dir
         self._clock = clock
         self._wall = wall_clock
         self._log = structlog.get_logger("registry") if log is None else log
         self._work = trio.Event()
-        self._merger = Merger([spec.name for spec in specs])
-        self._members: list[_Member] = []
+        self._addresses: Addresses | None = None
+        if vips:
+            self._addresses = Addresses(vips, state_dir, wall_clock=wall_clock, log=self._log)
+        self._members: list[Member] = []
         self.largest_slice = 0
         """The most units of work ever done between two checkpoints."""
         rng = rng or random.Random()
@@ -124,23 +96,38 @@ class Registries:
             except SpecError as error:
                 problems += error.problems
                 continue
-            feed = Feed(
-                clock=clock,
-                wake=self._wake,
-                current=self._merger.services_of(spec.name),
-                keep_on_empty=ours.keep_on_empty_for if ours.keep_on_empty else 0.0,
-            )
-            self._members.append(_Member(spec, backend, feed, rng))
+            member = Member(spec, ours, backend, clock=clock, wake=self._wake, rng=rng)
+            self._members.append(member)
         if problems:
             raise SpecError(problems)
+        self._defaults = defaults(member.options for member in self._members)
+        self._merger = Merger(
+            [*(member.name for member in self._members), DEFAULTS],
+            priorities=[*(float(member.options.priority) for member in self._members), inf],
+            allocator=self._addresses.allocator if self._addresses is not None else None,
+            unallocated=[m.name for m in self._members if not m.options.allocate_vips],
+        )
 
     @property
     def catalog(self) -> Catalog:
         """The newest catalog."""
         return self._merger.catalog
 
+    def registries_of(self, name: str) -> tuple[str, ...]:
+        """The registries that have the service called ``name``, the most trusted first."""
+        return self._merger.registries_of(name)
+
+    def vips(self) -> VipsStatus | None:
+        """Of the given addresses; None if none are given."""
+        return None if self._addresses is None else self._addresses.status()
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until cancelled. Reports started when the states on disk are in the catalog."""
+        if self._addresses is not None:
+            await self._addresses.restore()
+        catalog, changes = self._merger.apply(DEFAULTS, self._defaults, ())
+        if changes:
+            self._on_change(catalog, changes)
         await self._restore()
         task_status.started()
         async with trio.open_nursery() as nursery:
@@ -158,11 +145,11 @@ class Registries:
 
     def statuses(self) -> tuple[RegistryStatus, ...]:
         """All registries, in configured order."""
-        return tuple(self._status(member) for member in self._members)
+        return tuple(member.status(self._merger) for member in self._members)
 
     # --- back ends ---
 
-    async def _supervise(self, member: _Member) -> None:
+    async def _supervise(self, member: Member) -> None:
         log = self._log.bind(registry=member.spec.name, kind=member.spec.kind)
         while True:
             begun = self._clock()
@@ -214,6 +201,15 @@ class Registries:
             feed = member.feed
             if feed.reported is not member.logged:
                 self._log_problems(member)
+            if feed.kept_since != member.kept_logged:
+                member.kept_logged = feed.kept_since
+                if feed.kept_since is not None:
+                    self._log.warning(
+                        "empty answer is not believed",
+                        registry=member.name,
+                        services=len(member.transform.raw),
+                        for_seconds=float(member.options.keep_on_empty_for),
+                    )
             if feed.synced_in_run and not feed.busy:
                 # What a run said before it failed is applied after it, and repairs nothing.
                 if not member.down:
@@ -230,7 +226,7 @@ class Registries:
                 member.from_disk &= feed.kept_since is not None
                 member.ready.set()
 
-    def _log_problems(self, member: _Member) -> None:
+    def _log_problems(self, member: Member) -> None:
         """Those that are new; all of them are in the status."""
         before, member.logged = set(member.logged), member.feed.reported
         new = [problem for problem in member.logged if problem not in before]
@@ -245,9 +241,9 @@ class Registries:
                 more=len(new) - LOGGED,
             )
 
-    async def _apply_slice(self, member: _Member) -> None:
+    async def _apply_slice(self, member: Member) -> None:
         name = member.spec.name
-        upserts, removals = member.feed.take(SLICE)
+        upserts, removals = member.transform.apply(*member.feed.take(SLICE))
         said = self._merger.services_of(name)
         for gone in removals:
             known = said.get(gone)
@@ -320,14 +316,18 @@ class Registries:
                 for member in self._members:
                     if self._clock() >= member.next_save:
                         await self._save(member)
+                if self._addresses is not None:
+                    await self._addresses.save()
                 await trio.sleep(1)
         finally:
             # An orderly end keeps what the rate limit held back.
             with trio.CancelScope(shield=True):
                 for member in self._members:
                     await self._save(member)
+                if self._addresses is not None:
+                    await self._addresses.save()
 
-    async def _save(self, member: _Member) -> None:
+    async def _save(self, member: Member) -> None:
         """Write what is not on disk yet, if it is worth keeping."""
         feed, name = member.feed, member.spec.name
         if self._state_dir is None or feed.synced_at is None or feed.kept_since is not None:
@@ -343,7 +343,7 @@ class Registries:
         dirty, member.dirty = member.dirty, False
         try:
             if dirty or member.confirmed_at is None:
-                services = tuple(self._merger.services_of(name).values())
+                services = tuple(member.transform.raw.values())
                 await trio.to_thread.run_sync(store.save, path, name, member.identity, services, at)
             else:
                 await trio.to_thread.run_sync(store.confirm, path, at)
@@ -360,59 +360,6 @@ class Registries:
             member.save_error = ""
         took = self._clock() - begun
         member.next_save = self._clock() + max(SAVE_INTERVAL, took * SAVE_SHARE)
-
-    # --- status ---
-
-    def _status(self, member: _Member) -> RegistryStatus:
-        feed, name = member.feed, member.spec.name
-        services = len(self._merger.services_of(name))
-        problems: list[Problem] = []
-        total = 0
-        for problem in self._problems(member):
-            total += 1
-            if total <= MAX_PROBLEMS:
-                problems.append(problem)
-        since = feed.synced_at if feed.synced_at is not None else member.restored_at
-        return RegistryStatus(
-            name=name,
-            kind=member.spec.kind,
-            state=self._state(member, services),
-            synced=member.synced,
-            age_seconds=None if since is None else max(0.0, self._clock() - since),
-            services=services,
-            endpoints=member.endpoints,
-            restarts=member.restarts,
-            last_error=member.last_error,
-            problems=tuple(problems),
-            problems_total=total,
-            from_disk=member.from_disk,
-            empty_answers_kept=feed.empty_answers_kept,
-            save_failures=member.save_failures,
-            save_error=member.save_error,
-        )
-
-    def _problems(self, member: _Member) -> Iterator[Problem]:
-        feed, name = member.feed, member.spec.name
-        if feed.kept_since is not None:
-            yield Problem(
-                "the registry answered with no service at all; its previous services are kept "
-                "(keep_on_empty)",
-                source=name,
-            )
-        if member.save_error:
-            yield Problem(member.save_error, source=name)
-        yield from feed.reported
-        yield from self._merger.problems_of(name)
-
-    @staticmethod
-    def _state(member: _Member, services: int) -> State:
-        if member.feed.kept_since is not None:
-            return State.KEPT
-        if member.from_disk:
-            return State.RESTORED
-        if member.last_error:
-            return State.STALE if services or member.synced else State.FAILED
-        return State.SYNCED if member.synced else State.STARTING
 
 
 def _only(error: Exception) -> BaseException:
