@@ -27,7 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from registry.catalog import Catalog, Change
 from registry.supervise import Registries, Spec
 from tests.bench.registry_scale import Stalls, resident
-from tests.dataplane.kube_api import endpoint_object, kube_api, service_object, slice_object
+from tests.dataplane.kube_api import kube_api
+from tests.dataplane.kube_objects import endpoint_object, service_object, slice_object
 
 
 def address(number: int) -> str:

@@ -16,57 +16,17 @@ from __future__ import annotations
 
 import base64
 import json
-import re
 import ssl
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
-from typing import Any, NamedTuple
-from urllib.parse import parse_qsl, unquote, urlsplit
+from typing import NamedTuple
+from urllib.parse import parse_qsl, urlsplit
 
 import h11
 import trio
 
-from registry.model import Service
-
-Object = dict[str, Any]
-
-ROOTS = {
-    "services": ("/api/v1", "v1", "Service", ""),
-    "nodes": ("/api/v1", "v1", "Node", ""),
-    "endpointslices": (
-        "/apis/discovery.k8s.io/v1",
-        "discovery.k8s.io/v1",
-        "EndpointSlice",
-        "discovery.k8s.io",
-    ),
-}
-PARAMETERS = {
-    "allowWatchBookmarks",
-    "continue",
-    "fieldSelector",
-    "labelSelector",
-    "limit",
-    "resourceVersion",
-    "timeoutSeconds",
-    "watch",
-}
-
-
-class Failure(Exception):
-    """A Status with a code of its own."""
-
-    def __init__(self, code: int, reason: str, message: str, **headers: str) -> None:
-        self.code, self.headers = code, headers
-        self.body = {
-            "kind": "Status",
-            "apiVersion": "v1",
-            "metadata": {},
-            "status": "Failure",
-            "message": message,
-            "reason": reason,
-            "code": code,
-        }
+from tests.dataplane.kube_rules import ROOTS, Failure, Object, Query, place
 
 
 class Written(NamedTuple):
@@ -76,84 +36,6 @@ class Written(NamedTuple):
     resource: str
     old: Object | None
     new: Object | None
-
-
-def selector(text: str) -> Callable[[Mapping[str, str]], bool]:
-    """A label selector. Raises Failure."""
-    tests: list[Callable[[Mapping[str, str]], bool]] = []
-    for part in re.split(r",(?![^()]*\))", text) if text else ():
-        if found := re.fullmatch(r"!\s*([\w./-]+)", part):
-            tests.append(lambda labels, k=found[1]: k not in labels)
-        elif found := re.fullmatch(r"([\w./-]+)\s*(=|==|!=)\s*([\w.-]*)", part):
-            same = found[2] != "!="
-            tests.append(lambda labels, k=found[1], v=found[3], s=same: (labels.get(k) == v) is s)
-        elif found := re.fullmatch(r"([\w./-]+)\s+(in|notin)\s+\(([^()]*)\)", part):
-            values = {v.strip() for v in found[3].split(",")}
-            inside = found[2] == "in"
-            tests.append(lambda labels, k=found[1], v=values, i=inside: (labels.get(k) in v) is i)
-        elif found := re.fullmatch(r"[\w./-]+", part):
-            tests.append(lambda labels, k=part: k in labels)
-        else:
-            raise Failure(400, "BadRequest", f"unable to parse requirement: {part!r}")
-    return lambda labels: all(test(labels) for test in tests)
-
-
-class Query:
-    """A request for a collection, checked. Raises Failure."""
-
-    def __init__(self, resource: str, namespace: str, params: Mapping[str, str]) -> None:
-        if unknown := set(params) - PARAMETERS:
-            raise Failure(400, "BadRequest", f"unknown parameters: {sorted(unknown)}")
-        self.resource, self.namespace = resource, namespace
-        self.watch = self._flag(params, "watch")
-        self.bookmarks = self._flag(params, "allowWatchBookmarks")
-        self.version = params.get("resourceVersion", "")
-        if self.version and not self.version.isdecimal():
-            raise Failure(400, "BadRequest", f"Invalid value: {self.version!r}: resourceVersion")
-        self.limit = self._number(params, "limit")
-        self.timeout = self._number(params, "timeoutSeconds") or 1800
-        self.token = params.get("continue", "")
-        if self.token and self.version not in ("", "0"):
-            raise Failure(
-                400,
-                "BadRequest",
-                "specifying resource version is not allowed when using continue",
-            )
-        if self.watch and (self.limit or self.token):
-            raise Failure(400, "BadRequest", "a watch has no pages")
-        if self.bookmarks and not self.watch:
-            raise Failure(400, "BadRequest", "bookmarks are for watches")
-        self.labels = selector(params.get("labelSelector", ""))
-        self.fields = dict(
-            part.split("=", 1) for part in params.get("fieldSelector", "").split(",") if part
-        )
-        if unknown := set(self.fields) - {"metadata.name", "metadata.namespace"}:
-            raise Failure(400, "BadRequest", f"field label not supported: {sorted(unknown)[0]}")
-
-    @staticmethod
-    def _flag(params: Mapping[str, str], name: str) -> bool:
-        text = params.get(name, "false")
-        if text not in ("true", "1", "false", "0"):
-            raise Failure(400, "BadRequest", f"Invalid value: {text!r}: {name}")
-        return text in ("true", "1")
-
-    @staticmethod
-    def _number(params: Mapping[str, str], name: str) -> int:
-        text = params.get(name, "0")
-        if not text.isdecimal():
-            raise Failure(400, "BadRequest", f"Invalid value: {text!r}: {name}")
-        return int(text)
-
-    def wants(self, found: Object | None) -> bool:
-        if found is None:
-            return False
-        meta = found["metadata"]
-        names = {"metadata.name": meta["name"], "metadata.namespace": meta.get("namespace", "")}
-        return (
-            self.namespace in ("", meta.get("namespace"))
-            and self.labels(meta.get("labels") or {})
-            and all(names[field] == value for field, value in self.fields.items())
-        )
 
 
 class KubeApi:
@@ -432,7 +314,7 @@ class _Connection:
         if len(params) != len(pairs):
             raise Failure(400, "BadRequest", "a parameter stands twice")
         api.queries.append(params)
-        resource, namespace, name = _place(parts.path)
+        resource, namespace, name = place(parts.path)
         watch = params.get("watch") in ("true", "1")
         verb = "get" if name else "watch" if watch else "list"
         api.requests[verb, resource] += 1
@@ -538,15 +420,6 @@ class _Connection:
             await self._stream.send_all(data[at : at + size])
 
 
-def _place(path: str) -> tuple[str, str, str]:
-    """Resource, namespace and name. Raises Failure."""
-    for resource, (root, *_) in ROOTS.items():
-        found = re.fullmatch(rf"{root}(?:/namespaces/([^/]+))?/{resource}(?:/([^/]+))?", path)
-        if found:
-            return resource, unquote(found[1] or ""), unquote(found[2] or "")
-    raise Failure(404, "NotFound", "the server could not find the requested resource")
-
-
 @asynccontextmanager
 async def kube_api(tls: ssl.SSLContext | None = None) -> AsyncIterator[KubeApi]:
     """A server that listens on loopback until the block ends."""
@@ -556,74 +429,3 @@ async def kube_api(tls: ssl.SSLContext | None = None) -> AsyncIterator[KubeApi]:
         await api.start()
         yield api
         nursery.cancel_scope.cancel()
-
-
-# --- objects ---
-
-
-def service_object(
-    *cluster_ips: str,
-    ports: list[Object] | None = None,
-    labels: dict[str, str] | None = None,
-    **spec: Any,
-) -> Object:
-    """A Service as the API server completes it."""
-    ips = list(cluster_ips) or ["10.96.0.10"]
-    return {
-        "metadata": {"labels": labels or {}},
-        "spec": {
-            "type": "ClusterIP",
-            "clusterIP": ips[0],
-            "clusterIPs": ips,
-            "ports": ports or [{"name": "http", "port": 80, "protocol": "TCP"}],
-            "internalTrafficPolicy": "Cluster",
-            "sessionAffinity": "None",
-        }
-        | spec,
-        "status": {"loadBalancer": {}},
-    }
-
-
-def endpoint_object(address: str, **more: Any) -> Object:
-    return {
-        "addresses": [address],
-        "conditions": {"ready": True, "serving": True, "terminating": False},
-        "nodeName": "node-1",
-        "zone": "zone-a",
-    } | more
-
-
-def slice_object(
-    service: str,
-    *addresses: str | Object,
-    ports: list[Object] | None = None,
-    family: str = "IPv4",
-    labels: dict[str, str] | None = None,
-) -> Object:
-    """An EndpointSlice of ``service`` (the name without its namespace)."""
-    return {
-        "metadata": {"labels": {"kubernetes.io/service-name": service} | (labels or {})},
-        "addressType": family,
-        "endpoints": [a if isinstance(a, dict) else endpoint_object(a) for a in addresses],
-        "ports": ports or [{"name": "http", "port": 8080, "protocol": "TCP"}],
-    }
-
-
-def put_model(api: KubeApi, services: list[Service]) -> None:
-    """Exactly these services; what is as it was is written again, as controllers do."""
-    wanted = {s.name: s for s in services}
-    for resource in ("services", "endpointslices"):
-        for key in list(api.objects[resource]):
-            if key.removesuffix("-x") not in wanted:
-                api.write(resource, key, None)
-    for i, (key, service) in enumerate(sorted(wanted.items())):
-        name = key.partition("/")[2]
-        ports = [{"name": "p", "port": port.port, "protocol": "TCP"} for port in service.ports]
-        known = api.objects["services"].get(key)
-        ip = known["spec"]["clusterIP"] if known else f"10.96.1.{i + 1}"
-        api.write("services", key, service_object(ip, ports=ports))
-        numbers = {e.port for e in service.endpoints} or {1}
-        assert len(numbers) == 1
-        slice_ports = [{"name": "p", "port": numbers.pop(), "protocol": "TCP"}]
-        found = slice_object(name, *(e.address for e in service.endpoints), ports=slice_ports)
-        api.write("endpointslices", f"{key}-x", found)

@@ -13,13 +13,9 @@ from hypothesis import strategies as st
 from registry.kubernetes import wire
 from registry.kubernetes.tables import ServiceDecoder, Table, View, decode_slice
 from registry.model import Endpoint, Locality, Port, Service
-from tests.dataplane.kube_api import (
-    KubeApi,
-    Query,
-    endpoint_object,
-    service_object,
-    slice_object,
-)
+from tests.dataplane.kube_api import KubeApi
+from tests.dataplane.kube_objects import endpoint_object, service_object, slice_object
+from tests.dataplane.kube_rules import Query
 
 # As `kubectl get --raw` prints them, with what nobody here reads.
 SERVICE: dict[str, Any] = {
