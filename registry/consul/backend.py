@@ -52,14 +52,14 @@ class ConsulBackend:
             raise ValueError("`token` and `token_file` exclude one another")
         if options.key_file is not None and options.cert_file is None:
             raise ValueError("`key_file` needs `cert_file`")
-        if options.services and (options.prefix or options.layout != "catalog"):
-            raise ValueError("`services` excludes `prefix` and the layout registrator-kv")
+        if options.only and (options.prefix or options.layout != "catalog"):
+            raise ValueError("`only` excludes `prefix` and the layout registrator-kv")
         self._options = options
         self._context = context
         self._place = server(options.address)
-        self.settings = {
+        self._settings = {
             qualified_name(name, options.namespace): value
-            for name, value in options.settings.items()
+            for name, value in options.services.items()
         }
         self.reads = 0
         """Answers that were decoded, for tests."""
@@ -73,7 +73,7 @@ class ConsulBackend:
         tls = await trio.to_thread.run_sync(
             tls_context, folder, options.ca_file, options.cert_file, options.key_file
         )
-        board = Board(sink, self.settings)
+        board = Board(sink, self._settings)
 
         def leader(known: bool) -> None:
             message = "the server knows no leader: its answers may be old"
@@ -110,7 +110,7 @@ class _Catalog:
             self._params["passing"] = "1"
         if options.datacenter is not None:
             self._params["dc"] = options.datacenter
-        self._workers = options.max_queries - (0 if options.services else 1)
+        self._workers = options.max_queries - (0 if options.only else 1)
         self._wanted: frozenset[str] = frozenset()
         self._queue: deque[str] = deque()
         self._held: set[str] = set()
@@ -124,8 +124,8 @@ class _Catalog:
         self._idle = trio.lowlevel.ParkingLot()
 
     def start(self, nursery: trio.Nursery) -> None:
-        if self._options.services:
-            self._follow(frozenset(self._options.services))
+        if self._options.only:
+            self._follow(frozenset(self._options.only))
         else:
             nursery.start_soon(self._list)
         for _ in range(self._workers):
@@ -254,7 +254,7 @@ class _Catalog:
         part: Part | None = Part(
             qualified_name(name, self._options.namespace), tuple(endpoints), origin=source
         )
-        if not count and self._options.services:
+        if not count and self._options.only:
             # Consul does not tell a service that is not there from one without instances.
             part = None
         self._board.answer(name, part, problems)

@@ -43,7 +43,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The namespace of Consul Enterprise."""
     partition: Text | None = None
     """The admin partition of Consul Enterprise."""
-    services: tuple[Text, ...] = ()
+    only: tuple[Text, ...] = ()
     """Only these services; by default all of the catalog, followed as they come and go."""
     prefix: str = ""
     """Of all services only those whose name begins so."""
@@ -63,7 +63,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     knows no locality."""
     namespace: Text = "default"
     """The namespace of our names: ``web`` becomes ``default/web``."""
-    settings: dict[ServiceName, ServiceSettings] = {}
+    services: dict[ServiceName, ServiceSettings] = {}
     """Virtual addresses, ports and protocols of services, by name."""
     allow_loopback: bool = False
     """Use endpoints with loopback addresses: they mean this node, whoever registered them."""
