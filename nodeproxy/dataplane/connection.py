@@ -25,7 +25,7 @@ def _encoded(address: str) -> bytes:
 class Connection:
     """A client's connection: who called, and what it dialled."""
 
-    __slots__ = ("client", "destination", "forwarded_for", "node", "peer", "upstream")
+    __slots__ = ("client", "destination", "forwarded_for", "idle", "node", "peer", "upstream")
 
     def __init__(self, node: Node, client: Stream, peer: Address, destination: str) -> None:
         self.node = node
@@ -35,6 +35,8 @@ class Connection:
         self.destination = destination
         """``address:port`` that the client dialled: before the redirection, if there was one."""
         self.upstream: Upstream | None = None
+        self.idle = False
+        """It waits for a request: to end it now loses nothing."""
 
     def open(self, upstream: Upstream) -> None:
         """It is known who is meant."""

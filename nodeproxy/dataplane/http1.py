@@ -56,7 +56,9 @@ async def serve_http(
             if not data:
                 # An idle connection keeps nothing of its last request: there are many.
                 head, given, started = None, None, 0.0
+                connection.idle = True
                 data = await client.recv(node.settings.keep_alive_timeout)
+                connection.idle = False
                 if not data:
                     return
             started = monotonic()

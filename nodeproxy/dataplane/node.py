@@ -210,10 +210,16 @@ class Node:
                     upstream.withdraw()
 
     def drain(self) -> None:
-        """Accept no more, and have answers tell clients to close. Lanes end by themselves."""
+        """Accept no more, and have answers tell clients to close. Lanes end by themselves; those
+        that wait for a request end now."""
         self.draining = True
         for listener in self.listeners:
             listener.close()
+        for lane in list(self.lanes.lanes):
+            owner = lane.owns
+            # What the client has just sent is still served, and told to be the last.
+            if isinstance(owner, Connection) and owner.idle and not owner.client.ended():
+                lane.cancel()
 
     def close(self) -> None:
         """End every connection now."""

@@ -397,13 +397,15 @@ async def test_the_service_leaves_while_connecting(harness: Any, monkeypatch: An
 
 async def test_draining_tells_clients_to_close(harness: Any):
     address = harness.serve(await harness.backend(hello))
-    client = await harness.client(address)
-    await client.send(GET)
-    assert b"connection" not in (await client.answer())[1]
+    client, idle = await harness.client(address), await harness.client(address)
+    for each in (client, idle):
+        await each.send(GET)
+        assert b"connection" not in (await each.answer())[1]
+    await client.send(GET)  # has come, and is not read yet
     harness.node.drain()
-    await client.send(GET)
     assert (await client.answer())[1][b"connection"] == b"close"
-    assert await client.rest() == b""
+    for each in (client, idle):
+        assert await each.rest() == b""
     with pytest.raises(ConnectionRefusedError):
         await harness.client(address)
     await harness.until(lambda: not harness.node.lanes.lanes)
