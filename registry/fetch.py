@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import AsyncGenerator, Mapping
-from typing import Final, NamedTuple
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from typing import Final, NamedTuple, Self
 from urllib.parse import unquote, urlsplit
 
 import httpx
@@ -77,19 +77,24 @@ async def fetch(
     params: Mapping[str, str | list[str]] | None = None,
     headers: Mapping[str, str] | None = None,
     form: Mapping[str, str] | None = None,
+    content: bytes | None = None,
+    method: str = "",
     auth: httpx.Auth | None = None,
     read_timeout: float = 30.0,
 ) -> Answer:
-    """GET, or with ``form`` POST. Raises RegistryError, which says what we were ``doing``."""
+    """``method``, or GET, or with ``form`` or ``content`` POST. Raises RegistryError, which says
+    what we were ``doing``."""
     request = http.build_request(
-        "GET" if form is None else "POST",
+        method or ("GET" if form is None and content is None else "POST"),
         url,
         params=params,
         # The network is near: compressing costs both ends more.
         headers={"Accept": "application/json", "Accept-Encoding": "identity", **(headers or {})},
         data=form,
+        content=content,
         timeout=httpx.Timeout(5.0, read=read_timeout),
     )
+    request.stream = _Body(request.content)
     try:
         response = await http.send(request, stream=True, auth=auth)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -109,6 +114,31 @@ async def fetch(
             await stream.aclose()
             await response.aclose()
     return Answer(response.status_code, response.headers, bytes(body))
+
+
+class _Body(httpx.AsyncByteStream):
+    """A request's body. httpx's own is an asynchronous generator, which is left unfinished, to the
+    garbage collector's complaint, where a server answers or hangs up early."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return _Once(self._content)
+
+
+class _Once:
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._content:
+            raise StopAsyncIteration
+        content, self._content = self._content, b""
+        return content
 
 
 def tls_context(

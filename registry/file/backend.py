@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Annotated, ClassVar, Final
+from typing import Annotated, ClassVar, Final, Literal
 
 import msgspec
 import trio
 
 from registry.base import Context, Problem, RegistryError, Sink
 from registry.bulk import bulk
-from registry.file import loader, wire
+from registry.file import linkerd, loader, wire
 from registry.file.fragment import Fragment, join
 from registry.file.places import Found, Scan, Signature
 from registry.file.watching import RESCAN, Place
@@ -34,6 +34,9 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     path: Annotated[str, msgspec.Meta(min_length=1)]
     """A file or a folder, relative to the file that configures the registry."""
+    format: Literal["auto", "linkerd-fs"] = "auto"
+    """``auto``: YAML and JSON, the format recognised for each document. ``linkerd-fs``: the
+    folder of Linkerd 1.x, a file for each service with lines ``HOST PORT [* WEIGHT]``."""
 
 
 class _File:
@@ -59,6 +62,9 @@ class FileBackend:
 
     def __init__(self, options: Options, context: Context) -> None:
         self.path = os.path.abspath(os.path.join(context.base_dir, options.path))
+        self._any_name = options.format == "linkerd-fs"
+        self.reader: wire.Reader = linkerd.reading if self._any_name else wire.services
+        """What reads a file; set before the first run, if at all."""
         self._files: dict[str, _File] = {}
         self._holders: dict[str, tuple[str, ...]] = {}
         """For each service the files that speak of it, sorted."""
@@ -70,7 +76,7 @@ class FileBackend:
     async def run(self, sink: Sink) -> None:
         """See :class:`registry.base.Backend`."""
         try:
-            place = Place(self.path)
+            place = Place(self.path, any_name=self._any_name)
         except OSError as error:
             raise RegistryError(f"{self.path} cannot be watched: {error}") from None
         published: dict[str, Service] = {}
@@ -132,7 +138,7 @@ class FileBackend:
         left = 0
         bite = 0
         try:
-            async with contextlib.aclosing(loader.load(jobs)) as frames:
+            async with contextlib.aclosing(loader.load(jobs, self.reader)) as frames:
                 async for frame in frames:
                     if not left:
                         current = next(todo)

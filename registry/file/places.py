@@ -13,6 +13,8 @@ import msgspec
 __all__ = ["Found", "Scan", "scan", "watch_points"]
 
 SUFFIXES: Final = (".yaml", ".yml", ".json")
+BACKUPS: Final = ("~", ".bak", ".swp", ".tmp")
+"""Endings of names that editors make up; no service is called so."""
 _MAX_LINKS: Final = 40
 _RACY: Final = 0.1
 
@@ -39,15 +41,17 @@ class Scan(msgspec.Struct, frozen=True):
     """Why there is nothing."""
 
 
-def scan(path: str) -> Scan:
-    """``path``: absolute, a file or a folder."""
+def scan(path: str, any_name: bool = False) -> Scan:
+    """``path``: absolute, a file or a folder. ``any_name``: of a folder take every file but
+    editors' backups, not only YAML and JSON."""
     folders: dict[str, None] = dict.fromkeys(watch_points(path))
     try:
         if stat.S_ISDIR(os.stat(path).st_mode):
             names = sorted(
                 name
                 for name in os.listdir(path)
-                if name.endswith(SUFFIXES) and not name.startswith(".")
+                if (not name.endswith(BACKUPS) if any_name else name.endswith(SUFFIXES))
+                and not name.startswith(".")
             )
             paths = [os.path.join(path, name) for name in names]
         else:

@@ -27,9 +27,11 @@ PATIENCE: Final = 1.0
 class Place:
     """A path that is watched: a file or a folder. Use it as a context manager."""
 
-    def __init__(self, path: str) -> None:
-        """``path`` is absolute. Raises OSError (too many inotify instances)."""
+    def __init__(self, path: str, *, any_name: bool = False) -> None:
+        """``path`` is absolute; ``any_name`` as in :func:`registry.file.places.scan`. Raises
+        OSError (too many inotify instances)."""
         self.path = path
+        self._any_name = any_name
         self._watcher = Watcher()
 
     def __enter__(self) -> Self:
@@ -51,7 +53,7 @@ class Place:
     async def look(self) -> Scan:
         """What is there now."""
         while True:
-            found = await trio.to_thread.run_sync(scan, self.path)
+            found = await trio.to_thread.run_sync(scan, self.path, self._any_name)
             # What happened before a watch was there was not told: look again.
             if not self._watcher.watch(found.folders):
                 return found

@@ -20,7 +20,7 @@ import msgspec
 
 from registry.base import Problem
 from registry.file.formats import read
-from registry.file.fragment import Fragment
+from registry.file.fragment import Content, Fragment
 from registry.strict import DocumentError
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "Reading",
     "Splitter",
     "answer",
+    "as_reading",
     "decode_fragment",
     "decode_head",
     "decode_part",
@@ -92,7 +93,11 @@ child process can import it."""
 
 def services(text: str, source: str) -> Reading:
     """The reader of the back end."""
-    content = read(text, source)
+    return as_reading(read(text, source))
+
+
+def as_reading(content: Content) -> Reading:
+    """Of a file's services."""
     return Reading(
         [(fragment.service.name, fragment) for fragment in content.fragments],
         content.problems,

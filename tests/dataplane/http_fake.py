@@ -127,7 +127,12 @@ class HttpFake:
         self.connections += 1
         self.most_connections = max(self.most_connections, self.connections)
         try:
-            with suppress(trio.BrokenResourceError, trio.ClosedResourceError, _Cut):
+            with suppress(
+                trio.BrokenResourceError,
+                trio.ClosedResourceError,
+                h11.RemoteProtocolError,  # gone in the middle of a request
+                _Cut,
+            ):
                 await self._talk(stream)
         finally:
             self.connections -= 1
