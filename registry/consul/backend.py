@@ -52,8 +52,8 @@ class ConsulBackend:
             raise ValueError("`token` and `token_file` exclude one another")
         if options.key_file is not None and options.cert_file is None:
             raise ValueError("`key_file` needs `cert_file`")
-        if options.only and (options.prefix or options.layout != "catalog"):
-            raise ValueError("`only` excludes `prefix` and the layout registrator-kv")
+        if options.follow and (options.prefix or options.layout != "catalog"):
+            raise ValueError("`follow` excludes `prefix` and the layout registrator-kv")
         self._options = options
         self._context = context
         self._place = server(options.address)
@@ -110,7 +110,7 @@ class _Catalog:
             self._params["passing"] = "1"
         if options.datacenter is not None:
             self._params["dc"] = options.datacenter
-        self._workers = options.max_queries - (0 if options.only else 1)
+        self._workers = options.max_queries - (0 if options.follow else 1)
         self._wanted: frozenset[str] = frozenset()
         self._queue: deque[str] = deque()
         self._held: set[str] = set()
@@ -124,8 +124,8 @@ class _Catalog:
         self._idle = trio.lowlevel.ParkingLot()
 
     def start(self, nursery: trio.Nursery) -> None:
-        if self._options.only:
-            self._follow(frozenset(self._options.only))
+        if self._options.follow:
+            self._follow(frozenset(self._options.follow))
         else:
             nursery.start_soon(self._list)
         for _ in range(self._workers):
@@ -254,7 +254,7 @@ class _Catalog:
         part: Part | None = Part(
             qualified_name(name, self._options.namespace), tuple(endpoints), origin=source
         )
-        if not count and self._options.only:
+        if not count and self._options.follow:
             # Consul does not tell a service that is not there from one without instances.
             part = None
         self._board.answer(name, part, problems)

@@ -43,7 +43,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The namespace of Consul Enterprise."""
     partition: Text | None = None
     """The admin partition of Consul Enterprise."""
-    only: tuple[Text, ...] = ()
+    follow: tuple[Text, ...] = ()
     """Only these services; by default all of the catalog, followed as they come and go."""
     prefix: str = ""
     """Of all services only those whose name begins so."""

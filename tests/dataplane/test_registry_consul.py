@@ -99,7 +99,7 @@ async def test_conformance(check: Check, harness: Catalog) -> None:
 
 async def test_only_the_services_that_are_named(fake: ConsulFake) -> None:
     fake.put([WEB, API])
-    async with observe(backend(fake, only=("api", "none"))) as observer:
+    async with observe(backend(fake, follow=("api", "none"))) as observer:
         await observer.sees([API], PATIENCE)
         fake.put([WEB])
         fake.put([WEB, sample("none", "10.0.0.7")])
