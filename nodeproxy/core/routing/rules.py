@@ -85,6 +85,9 @@ class Filtering(msgspec.Struct, frozen=True):
     """Why nothing may be forwarded (ExtensionRef, ExternalAuth): 500."""
 
 
+NO_FILTERS: Final = Filtering()
+
+
 class Backend(msgspec.Struct, frozen=True):
     """Where a share of the traffic goes."""
 
@@ -94,7 +97,7 @@ class Backend(msgspec.Struct, frozen=True):
     weight: int = 1
     problem: str = ""
     """Why it can't be used, whatever the registry knows; else empty."""
-    filters: Filtering = Filtering()
+    filters: Filtering = NO_FILTERS
     index: int = 0
     """Its place among the rule's backendRefs."""
     reason: str = ""
@@ -146,7 +149,6 @@ def backends(entries: tuple[Backend, ...]) -> Backends:
     return Backends(entries, weighty[0] if len(weighty) == 1 else None, bounds, total)
 
 
-NO_FILTERS: Final = Filtering()
 NO_TIMEOUTS: Final = Timeouts()
 
 
