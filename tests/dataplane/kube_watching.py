@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import trio
+
 from registry.base import Context
 from registry.kubernetes.backend import KubernetesBackend, Options
 from registry.model import Service
@@ -33,4 +35,8 @@ async def watched(observer: Observer, kube: KubeApi) -> None:
 
 
 async def until(observer: Observer, condition: Callable[[], bool], what: str) -> None:
-    await observer.until(condition, what, PATIENCE)
+    """Also for what the observer is not told of."""
+    with trio.move_on_after(PATIENCE):
+        while not condition():  # noqa: ASYNC110 - the server tells nobody
+            await trio.sleep(0.005)
+    assert condition(), f"{what}; {observer.view}, {observer.reported}, {observer.errors}"
