@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import AsyncGenerator
-from contextlib import ExitStack, aclosing
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import ExitStack, aclosing, suppress
 from pathlib import Path
-from typing import ClassVar, Final, cast
+from typing import ClassVar, Final
 
 import httpx
 import trio
@@ -246,7 +246,8 @@ class _Watch:
         """Raises _Silent, Unavailable, Bad."""
         lines = Lines()
         heard = False
-        async with aclosing(_chunks(response)) as chunks:
+        chunks = response.aiter_bytes()
+        try:
             while True:
                 data: bytes | None = None
                 with trio.move_on_after(self._silence if heard else self._gateway.timeout) as limit:
@@ -264,6 +265,8 @@ class _Watch:
                         raise Unavailable(told.error.message or "the watch failed")
                     if told.result is not None:
                         yield told.result
+        finally:
+            await _unwind(chunks)
 
     async def _take(self, result: WatchResult) -> None:
         header = result.header
@@ -292,6 +295,11 @@ class _Watch:
             await self._publisher.synced()
 
 
-def _chunks(response: httpx.Response) -> AsyncGenerator[bytes, None]:
-    """It is a generator, and has to be closed as one."""
-    return cast(AsyncGenerator[bytes, None], response.aiter_bytes())
+async def _unwind(chunks: AsyncIterator[bytes]) -> None:
+    """httpx reads by generators within generators. Left half way, the inner ones would be closed by
+    the garbage collector some time later; a cancellation ends them from within, now."""
+    with trio.CancelScope(shield=True) as scope:
+        scope.cancel()
+        with suppress(httpx.HTTPError, httpx.StreamError):
+            async for _ in chunks:
+                pass

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
@@ -51,6 +51,22 @@ class Login(msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:
         return f"Login({self.name!r})"
+
+
+class _Body(httpx.AsyncByteStream):
+    """A body in one piece. httpx's own is a generator, which a request that is cancelled leaves to
+    the garbage collector."""
+
+    def __init__(self, data: bytes) -> None:
+        self._left = [data]
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._left:
+            raise StopAsyncIteration
+        return self._left.pop()
 
 
 class Gateway:
@@ -110,9 +126,8 @@ class Gateway:
     @asynccontextmanager
     async def stream(self, path: str, body: dict[str, Any]) -> AsyncIterator[httpx.Response]:
         """A stream from the current member. Raises Unavailable, and RegistryError if refused."""
-        request = self._http.build_request(
-            "POST", self.member + path, json=body, headers=await self._headers(require_leader=True)
-        )
+        headers = await self._headers(require_leader=True)
+        request = self._request(path, body, headers)
         try:
             with trio.fail_after(self.timeout):
                 response = await self._http.send(request, stream=True)
@@ -141,7 +156,7 @@ class Gateway:
         headers = {} if anonymous else await self._headers()
         try:
             with trio.fail_after(self.timeout):
-                response = await self._http.post(self.member + path, json=body, headers=headers)
+                response = await self._http.send(self._request(path, body, headers))
         except trio.TooSlowError:
             raise Unavailable(f"no answer within {self.timeout:g} s") from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -149,6 +164,19 @@ class Gateway:
         if response.status_code != 200:
             _refused(response.status_code, response.content)
         return response.content
+
+    def _request(
+        self, path: str, body: dict[str, Any], headers: Mapping[str, str]
+    ) -> httpx.Request:
+        data = msgspec.json.encode(body)
+        request = self._http.build_request(
+            "POST",
+            self.member + path,
+            content=data,
+            headers={**headers, "Content-Type": "application/json"},
+        )
+        request.stream = _Body(data)
+        return request
 
     async def _headers(self, require_leader: bool = False) -> dict[str, str]:
         headers = {}
@@ -193,8 +221,13 @@ def _refused(status: int, body: bytes) -> None:
 
 
 def _reason(error: Exception) -> str:
-    detail = str(error) or type(error).__name__
-    return detail.splitlines()[0][:300]
+    """What an operator can use of it: of a failed handshake only the cause has words."""
+    found: BaseException | None = error
+    while found is not None:
+        if str(found):
+            return str(found).splitlines()[0][:300]
+        found = found.__cause__ or found.__context__
+    return type(error).__name__
 
 
 def tls_context(ca: str | None, certificate: str | None, key: str | None) -> ssl.SSLContext:

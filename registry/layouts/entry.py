@@ -24,8 +24,8 @@ __all__ = [
     "labels_of",
     "name_of",
     "port_of",
-    "weight_of",
     "weighed",
+    "weight_of",
 ]
 
 MAIN: Final = "main"

@@ -102,6 +102,23 @@ class Table:
             said[key] = entry
             self.dirty[name] = None
 
+    def fail(self, key: str, parts: Parts, why: str) -> None:
+        """The value of ``key`` cannot be had now."""
+        try:
+            plain = self._layout.service(parts)
+        except Unusable as error:
+            plain, why = None, str(error)
+        name = self._shape.qualified(plain) if plain else ""
+        # No value has this digest: the next one will be decoded.
+        self._rows[key] = _Row(name, 0)
+        self._tell(key, Problem(why, key))
+        if name:
+            self._bad.setdefault(name, set()).add(key)
+
+    def note(self, source: str, why: str) -> None:
+        """Something else is wrong at ``source``; or nothing any more, if ``why`` is empty."""
+        self._tell(source, Problem(why, source) if why else None)
+
     def delete(self, key: str) -> None:
         """``key`` is gone."""
         row = self._rows.pop(key, None)

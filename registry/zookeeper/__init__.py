@@ -1,0 +1,1 @@
+"""ZooKeeper by kazoo; see :mod:`registry.zookeeper.backend`."""

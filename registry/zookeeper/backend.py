@@ -1,0 +1,198 @@
+"""The back end ``zookeeper``.
+
+One run is one kazoo client. Whenever it has (again) a connection everything is read and watched
+anew; while it has none nothing is published and everything stays. A connection that does not
+come back within the session's time-out is an error.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from pathlib import Path
+from typing import ClassVar
+
+import trio
+
+from registry.base import Context, RegistryError, Sink
+from registry.bulk import bulk
+from registry.layouts.publisher import Publisher
+from registry.layouts.shape import Shape
+from registry.layouts.table import Table
+from registry.zookeeper.options import LAYOUTS, Options
+from registry.zookeeper.session import Lost, Refused, Session, State, open_session
+from registry.zookeeper.walk import Pattern, Tree, Walk
+
+__all__ = ["Options", "ZookeeperBackend"]
+
+
+class ZookeeperBackend:
+    """See the module's text. What was read is kept between runs."""
+
+    kind: ClassVar[str] = "zookeeper"
+    options_type: ClassVar[type[Options]] = Options
+
+    def __init__(self, options: Options, context: Context) -> None:
+        """Raises ValueError."""
+        if not 1 <= options.session_timeout <= 300:
+            raise ValueError("session_timeout must be 1s to 5m")
+        if (options.username is None) != (options.password_file is None):
+            raise ValueError("`username` and `password_file` belong together")
+        if options.username is not None and ":" in options.username:
+            raise ValueError("`username` must not have a colon")
+        self._options = options
+        self._context = context
+        layout = LAYOUTS[options.layout]
+        path = layout.prefix if options.path is None else options.path
+        shape = Shape(
+            namespace=options.namespace,
+            port=options.port,
+            protocol=options.protocol,
+            services=options.services,
+        )
+        self._tree = Tree(Pattern.of(path), layout, Table(layout, shape, f"{context.name} {path}"))
+        self._told_missing = False
+        """The supervisor knows that the path is not there."""
+        self.sessions = 0
+        """Connections that were made, for tests."""
+
+    async def run(self, sink: Sink) -> None:
+        """See :class:`registry.base.Backend`."""
+        login = await trio.to_thread.run_sync(self._login)
+        failures: list[RegistryError] = []
+        line = _Line()
+        async with (
+            open_session(
+                self._options.servers,
+                chroot=(self._options.chroot or "").rstrip("/"),
+                login=login,
+                timeout=self._options.session_timeout,
+                mark=self._context.mark,
+                on_state=line.set,
+            ) as session,
+            trio.open_nursery() as nursery,
+        ):
+            run = _Run(self, session, line, Publisher(sink, self._tree.table))
+
+            async def guarded(part: object) -> None:
+                try:
+                    await part()  # type: ignore[operator]
+                except RegistryError as error:
+                    failures.append(error)
+                    nursery.cancel_scope.cancel()
+
+            for part in (run.walk.run, run.keep_connected, run.publish, run.stay_alive):
+                nursery.start_soon(guarded, part)
+        if failures:
+            raise failures[0]
+
+    def _login(self) -> tuple[str, str] | None:
+        """Raises RegistryError. Blocks."""
+        if self._options.username is None or self._options.password_file is None:
+            return None
+        path = os.path.join(self._context.base_dir, self._options.password_file)
+        try:
+            return self._options.username, Path(path).read_text().rstrip("\r\n")
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or "not a text"
+            raise RegistryError(f"password_file {path}: {why}") from None
+
+
+class _Line:
+    """The connection's state, to be waited for."""
+
+    def __init__(self) -> None:
+        self.state = State.LOST
+        self._news = trio.Event()
+
+    def set(self, state: State) -> None:
+        self.state = state
+        self._news.set()
+
+    async def change(self) -> None:
+        """Until something was said since the last time."""
+        await self._news.wait()
+        self._news = trio.Event()
+
+
+class _Run:
+    """The parts of one run."""
+
+    def __init__(
+        self, backend: ZookeeperBackend, session: Session, line: _Line, publisher: Publisher
+    ) -> None:
+        self._backend = backend
+        self._session = session
+        self._line = line
+        self._publisher = publisher
+        self._patience = float(backend._options.session_timeout)
+        self._walked = False
+        """All has been read in this run."""
+        self.walk = Walk(backend._tree, session, backend._options.requests)
+
+    async def keep_connected(self) -> None:
+        """Walks everything whenever there is a connection; fails when there is none for long."""
+        while True:
+            with trio.move_on_after(self._patience) as limit:
+                while self._line.state is not State.CONNECTED:
+                    await self._line.change()
+            if limit.cancelled_caught:
+                servers = ", ".join(self._backend._options.servers)
+                raise RegistryError(
+                    f"{servers}: no session for {self._patience:g} s"
+                    f" ({self._session.trouble or 'no server has an address'})"
+                )
+            self._backend.sessions += 1
+            self.walk.begin()
+            await self._line.change()
+            self.walk.stop()
+
+    async def publish(self) -> None:
+        """Tells what has been read, when it is all read; later, as it comes in."""
+        loading = False
+        with ExitStack() as load:
+            while True:
+                await self.walk.news.wait()
+                self.walk.news = trio.Event()
+                if not self._walked and not loading:
+                    loading = True
+                    load.enter_context(bulk())
+                if self.walk.idle and self.walk.missing:
+                    self._missing()
+                elif self._walked or self._complete:
+                    await self._say()
+                    if self._complete:
+                        load.close()
+
+    async def stay_alive(self) -> None:
+        """A round trip now and then: all that happened before it has been told before its end."""
+        while True:
+            await trio.sleep(self._patience / 2)
+            if not self._complete:
+                continue
+            try:
+                there = await self._session.exists(self._backend._tree.pattern.root)
+            except (Lost, Refused):
+                continue
+            if there and self._complete:
+                await self._say()
+
+    @property
+    def _complete(self) -> bool:
+        connected = self._line.state is State.CONNECTED
+        return connected and self.walk.idle and not self.walk.missing
+
+    async def _say(self) -> None:
+        async with self.walk.lock:
+            await self._publisher.publish()
+            if self._complete:
+                self._walked = True
+                self._backend._told_missing = False
+                await self._publisher.synced()
+
+    def _missing(self) -> None:
+        """Raises RegistryError once, so that it shows; the next run waits for the path."""
+        if not self._backend._told_missing:
+            self._backend._told_missing = True
+            root = (self._backend._options.chroot or "").rstrip("/")
+            raise RegistryError(f"there is no node {root + self._backend._tree.pattern.root}")
