@@ -5,7 +5,7 @@ as much as what changes. Both take the whole way or raise; after a failure `repl
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 import trio
@@ -56,9 +56,10 @@ class Programmed:
         return sizes
 
     async def replace(self, frontends: Iterable[Frontend]) -> None:
+        """``frontends`` is iterated in another thread: what it reads must not change."""
         self.complete, self.given = False, True
         # In a thread: 10,000 services are a second of work.
-        sets_text, kernel_text = await trio.to_thread.run_sync(self._prepare, tuple(frontends))
+        sets_text, kernel_text = await trio.to_thread.run_sync(self._prepare, frontends)
         if kernel_text:
             # Before the sets: what the proxy is given must have somewhere to fall.
             await self._host.run("nft", "-f", "-", text=kernel_text)
@@ -71,12 +72,7 @@ class Programmed:
         """Apply a change. Removals come first, so a key in both is there afterwards."""
         come, gone = tuple(upserts), tuple(removals)
         if not self.complete or len(gone) + len(come) > MANY:
-            wanted = dict(self.frontends)
-            for address, port in gone:
-                wanted.pop((canonical(address), port), None)
-            wanted.update((f.key, f) for f in map(normal, come))
-            self.frontends = wanted
-            await self.replace(tuple(wanted.values()))
+            await self.replace(self._changed(come, gone))
             return
         self.complete = False
         if len(gone) + len(come) > _SLICE:
@@ -95,6 +91,14 @@ class Programmed:
         self._sizes.subtract(entry[0] for entry in leave)
         self._sizes.update(entry[0] for entry in enter)
         self.complete = True
+
+    def _changed(self, upserts: Iterable[Frontend], removals: Iterable[Key]) -> Iterator[Frontend]:
+        """All that is to be served after a change."""
+        wanted = dict(self.frontends)
+        for address, port in removals:
+            wanted.pop((canonical(address), port), None)
+        wanted.update((f.key, f) for f in map(normal, upserts))
+        yield from wanted.values()
 
     def _prepare_change(
         self, upserts: Sequence[Frontend], removals: Sequence[Key]
@@ -143,7 +147,7 @@ class Programmed:
             return (names.ENFORCED[family], names.VIP[family])
         return (names.VIP[family],)
 
-    def _prepare(self, frontends: Sequence[Frontend]) -> tuple[str, str]:
+    def _prepare(self, frontends: Iterable[Frontend]) -> tuple[str, str]:
         """Take these as what is to be served; the texts for ipset and nft."""
         self.frontends = {f.key: f for f in map(normal, frontends) if self._usable(f)}
         kernel = "".join(

@@ -10,9 +10,11 @@ from nodeproxy.core.standing import standings
 from registry.catalog import Catalog, Change
 from registry.model import Service
 
-__all__ = ["changed", "frontends"]
+__all__ = ["Changed", "changed", "frontends"]
 
 Key = tuple[str, int]
+Changed = tuple[dict[Key, Frontend], set[Key]]
+"""Frontends that are now so, and keys that are gone."""
 
 
 def frontends(catalog: Catalog) -> Iterable[Frontend]:
@@ -21,7 +23,7 @@ def frontends(catalog: Catalog) -> Iterable[Frontend]:
         yield from _of(service, catalog)
 
 
-def changed(changes: Iterable[Change], catalog: Catalog) -> tuple[dict[Key, Frontend], set[Key]]:
+def changed(changes: Iterable[Change], catalog: Catalog) -> Changed:
     """What changes make of the frontends: those that are now so, and keys that are gone.
 
     Where a service gives up an address that another one claims too, that one has it now.

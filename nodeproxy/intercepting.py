@@ -15,13 +15,15 @@ import trio
 from iptables.errors import InterceptionError
 from iptables.manager import Interception
 from nodeproxy.core.destination import Address
-from nodeproxy.frontends import changed, frontends
+from nodeproxy.frontends import Changed, changed, frontends
 from registry.catalog import Catalog, Change
 
 __all__ = ["Intercepting"]
 
 FULL_SYNC: Final = 2000
 """Changed services from which on sending everything is cheaper than sending each."""
+AT_ONCE: Final = 30
+"""Changed services whose frontends are computed on the loop: a millisecond or two of work."""
 RETRY: Final = 1.0
 """Seconds until the kernel is tried again after it refused a change."""
 
@@ -123,7 +125,7 @@ class Intercepting:
                     await self.kernel.sync(frontends(self._catalog()))
                     self._everything = False
                 else:
-                    upserts, removals = changed(changes, self._catalog())
+                    upserts, removals = await self._changed(changes)
                     await self.kernel.update(upserts.values(), removals)
             except InterceptionError as error:
                 # The kernel's own watch repairs; what these changes meant is sent again whole.
@@ -131,3 +133,10 @@ class Intercepting:
                 self._work.set()
                 self._log.warning("kernel sets not updated", error=str(error))
                 await trio.sleep(RETRY)
+
+    async def _changed(self, changes: Sequence[Change]) -> Changed:
+        catalog = self._catalog()
+        if len(changes) <= AT_ONCE:
+            return changed(changes, catalog)
+        # Catalogs never change, so another thread may read this one.
+        return await trio.to_thread.run_sync(changed, changes, catalog)
