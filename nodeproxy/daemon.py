@@ -143,6 +143,8 @@ class Daemon:
         """Start, serve until told to stop, stop. What carries and shows traffic outlives what
         decides, so that requests in flight are carried to their end."""
         _raise_descriptor_limit()
+        # Threads that work through large updates give way to the loop after one millisecond.
+        sys.setswitchinterval(0.001)
         self._publish_metrics()
         try:
             with self._sockets() as (admin, public):
