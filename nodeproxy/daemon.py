@@ -34,6 +34,7 @@ from nodeproxy.core.destination import Address, host_port
 from nodeproxy.dataplane.listener import listen
 from nodeproxy.dataplane.node import Node
 from nodeproxy.dataplane.reactor import Reactor
+from nodeproxy.dns.server import Responder, open_sockets
 from nodeproxy.inspection import Inspection
 from nodeproxy.intercepting import Intercepting
 from nodeproxy.notify import Notifier
@@ -43,7 +44,7 @@ from nodeproxy.telemetry import log as logging
 from nodeproxy.telemetry import process
 from nodeproxy.telemetry.accesslog import AccessLog, AccessLogSettings
 from nodeproxy.telemetry.families import Families
-from nodeproxy.telemetry.metrics import Metrics
+from nodeproxy.telemetry.metrics import Counter, Metrics
 from nodeproxy.telemetry.writer import LineWriter
 from registry.catalog import Catalog, Change
 from registry.plugins import SpecError
@@ -124,6 +125,7 @@ class Daemon:
             zone=config.node.zone,
             mark=node.settings.mark,
             log=logging.get_logger("registry"),
+            vips=config.vips.networks,
         )
         intercepting = None
         if config.interception.mode == "iptables":
@@ -135,7 +137,19 @@ class Daemon:
                 accepting=lambda: not node.draining,
                 log=log,
             )
-        return Parts(config, name, time.time(), metrics, reactor, node, registries, intercepting)
+        responder = None
+        if config.dns.listen.enabled:
+            queries = self.families.dns_queries
+            responder = Responder(
+                config.dns.suffix,
+                int(config.dns.ttl),
+                count=lambda rcode: _count(queries.bind(rcode)),
+                log=logging.get_logger("dns"),
+            )
+        started = time.time()
+        return Parts(
+            *(config, name, started, metrics, reactor, node, registries, intercepting, responder)
+        )
 
     # -- a life --------------------------------------------------------------------------
 
@@ -173,6 +187,7 @@ class Daemon:
         await nursery.start(self.parts.registries.run)
         self._listen_explicitly()
         await self.parts.registries.wait_synced()
+        await self._answer_names(nursery)  # not before: what is not known yet would be denied
         self.parts.synced = True
         if self.parts.intercepting is not None:
             await nursery.start(self.parts.intercepting.run)
@@ -261,6 +276,17 @@ class Daemon:
             self.parts.node.serve_port(sock, str(listener.service), listener.port)
             self.log.info("listening", address=host_port(address), service=str(listener.service))
 
+    async def _answer_names(self, nursery: trio.Nursery) -> None:
+        listen, responder = self.config.dns.listen, self.parts.responder
+        if responder is None:
+            return
+        try:
+            sockets = open_sockets(listen.host, listen.port)
+        except OSError as error:
+            raise StartError(f"dns.listen: cannot listen on {listen}: {_why(error)}") from error
+        await nursery.start(responder.run, sockets)
+        self.log.info("answering DNS", address=str(listen), suffix=self.config.dns.suffix)
+
     def _intercept(self, address: Address) -> None:
         self.parts.node.intercept(_open(address, "interception"))
 
@@ -270,6 +296,8 @@ class Daemon:
         self.parts.node.update(catalog, changes)
         if self.parts.intercepting is not None:
             self.parts.intercepting.follow(changes)
+        if self.parts.responder is not None:
+            self.parts.responder.update(catalog, changes)
 
     def _on_crash(self, error: BaseException) -> None:
         self.log.error("a connection's lane crashed: please report this", exc_info=error)
@@ -319,6 +347,10 @@ class Daemon:
             )
         except OSError as error:
             raise StartError(f"telemetry.access_log.path: {path}: {error.strerror}") from error
+
+
+def _count(counter: Counter) -> None:
+    counter.value += 1
 
 
 def _open(address: tuple[str, int], field: str) -> socket.socket:

@@ -21,13 +21,13 @@ from nodeproxy.admin.views import (
     EndpointView,
     ExplainQuery,
     ExplainView,
+    HostView,
     InterceptionView,
     ListenerView,
     LogLevel,
     LoopView,
     PortView,
     ProbeView,
-    ProblemView,
     RegistryView,
     RouteView,
     RulesView,
@@ -40,11 +40,12 @@ from nodeproxy.core.destination import host_port
 from nodeproxy.core.standing import Standing
 from nodeproxy.explanation import STATES, explain
 from nodeproxy.parts import Parts
+from nodeproxy.registryviews import host_views, problem_views, registry_views, vips_view
+from nodeproxy.registryviews import publish as publish_registries
 from nodeproxy.rulestext import rules_text
 from nodeproxy.telemetry import log as logging
 from nodeproxy.telemetry.families import Families
 from nodeproxy.telemetry.process import open_descriptors
-from registry.base import Problem
 from registry.model import Endpoint, Port, Service
 
 if TYPE_CHECKING:
@@ -97,7 +98,8 @@ class Inspection:
             listeners=tuple(self._listeners()),
             interception=self.interception(),
             registries=registries,
-            conflicts=_problems(catalog.conflicts),
+            conflicts=problem_views(catalog.conflicts),
+            vips=vips_view(parts.registries),
             loop=LoopView(
                 lanes=len(parts.node.lanes),
                 last_stall_seconds=round(parts.last_stall, 6),
@@ -170,29 +172,14 @@ class Inspection:
 
     def registries(self) -> tuple[RegistryView, ...]:
         origins = {r.name: r.origin for r in self._parts.config.registries}
-        return tuple(
-            RegistryView(
-                name=s.name,
-                kind=s.kind,
-                state=str(s.state),
-                synced=s.synced,
-                age_seconds=s.age_seconds,
-                services=s.services,
-                endpoints=s.endpoints,
-                restarts=s.restarts,
-                last_error=s.last_error,
-                from_disk=s.from_disk,
-                problems=_problems(s.problems),
-                problems_total=s.problems_total,
-                save_error=s.save_error,
-                meaning=s.meaning,
-                origin=origins.get(s.name, ""),
-            )
-            for s in self._parts.registries.statuses()
-        )
+        return registry_views(self._parts.registries, origins)
 
     def services(self) -> Iterable[ServiceView]:
         return (self._service(service) for service in self._parts.registries.catalog)
+
+    def hosts(self, suffix: str = "") -> Iterable[HostView]:
+        catalog = self._parts.registries.catalog
+        return host_views(catalog, suffix or self._parts.config.dns.suffix)
 
     def service(self, name: str) -> ServiceDetail | None:
         parts = self._parts
@@ -206,7 +193,9 @@ class Inspection:
             origin=service.origin,
             balance=parts.node.settings.policy.balance,
             intercepted=parts.intercepting is not None and bool(service.vips),
-            conflicts=_problems(p for p in parts.registries.catalog.conflicts if name in str(p)),
+            conflicts=problem_views(
+                p for p in parts.registries.catalog.conflicts if name in str(p)
+            ),
         )
 
     def _service(self, service: Service) -> ServiceView:
@@ -222,6 +211,7 @@ class Inspection:
             ports=tuple(PortView(p.port, p.name, p.protocol) for p in service.ports),
             endpoints=len(service.endpoints),
             endpoints_eligible=len(eligible),
+            registries=self._parts.registries.registries_of(service.name),
         )
 
     def endpoints(self, service: str = "") -> Iterable[EndpointView] | None:
@@ -315,22 +305,7 @@ class Inspection:
         """Have the metrics of registries, catalog, endpoints and interception read at each
         scrape."""
         parts = self._parts
-        statuses = parts.registries.statuses
-
-        families.registry_age.callback(
-            lambda: [((s.name,), s.age_seconds) for s in statuses() if s.age_seconds is not None]
-        )
-        families.registry_synced.callback(
-            lambda: [((s.name,), float(s.state == "synced")) for s in statuses()]
-        )
-        families.registry_errors.callback(lambda: [((s.name,), s.restarts) for s in statuses()])
-        families.registry_problems.callback(
-            lambda: [((s.name,), s.problems_total) for s in statuses()]
-        )
-        families.registry_services.callback(lambda: [((s.name,), s.services) for s in statuses()])
-        families.registry_endpoints.callback(lambda: [((s.name,), s.endpoints) for s in statuses()])
-        families.catalog_generation.callback(lambda: [((), parts.registries.catalog.generation)])
-        families.catalog_conflicts.callback(lambda: [((), len(parts.registries.catalog.conflicts))])
+        publish_registries(parts.registries, families)
         families.endpoints.callback(
             lambda: [
                 ((u.service.name, str(u.port.port), state.name.lower()), count)
@@ -384,10 +359,6 @@ def _endpoint(
         ejected_seconds=round(left, 1),
         last_failure=health.last_failure,
     )
-
-
-def _problems(problems: Iterable[Problem]) -> tuple[ProblemView, ...]:
-    return tuple(ProblemView(p.message, p.source, p.line, p.field) for p in problems)
 
 
 def _drift(found: Iterable[Drift]) -> tuple[DriftView, ...]:

@@ -9,6 +9,7 @@ from nodeproxy.core.standing import Standing, standings
 from nodeproxy.dataplane.node import Node
 from nodeproxy.dataplane.reactor import Reactor
 from nodeproxy.dataplane.upstream import Target
+from nodeproxy.dns.server import Responder
 from nodeproxy.intercepting import Intercepting
 from nodeproxy.telemetry.metrics import Metrics
 from registry.model import Endpoint, Port, Service
@@ -32,6 +33,8 @@ class Parts:
     registries: Registries
     intercepting: Intercepting | None
     """None in mode ``none``."""
+    responder: Responder | None = None
+    """None where ``dns.listen`` is off."""
     synced: bool = False
     """Each registry has answered, or its last good state serves, or it has failed once."""
     complete: bool = False

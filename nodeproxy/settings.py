@@ -6,6 +6,8 @@ daemon and by the commands that do without it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from ipaddress import ip_network
 from math import inf
 
 from iptables.settings import Settings as InterceptionSettings
@@ -21,17 +23,31 @@ __all__ = ["dataplane_settings", "interception_settings", "registry_problems", "
 def interception_settings(config: Config) -> InterceptionSettings:
     """For :class:`iptables.manager.Interception`."""
     given = config.interception
+    cidrs = [*given.vip_cidrs, *_apart(config.vips.networks, given.vip_cidrs)]
     return InterceptionSettings(
         outbound_port=given.outbound_port,
         mark=given.mark,
         mask=given.mask,
-        vip_cidrs=tuple(str(cidr) for cidr in given.vip_cidrs),
+        vip_cidrs=tuple(str(cidr) for cidr in cidrs),
         expiry=int(given.expiry),
         backend=given.backend,
         kernel_path=given.kernel_path,
         fail=given.fail,
         ipv6=given.ipv6,
     )
+
+
+def _apart(networks: Iterable[str], others: Iterable[str]) -> list[str]:
+    """Those networks that are not within one of ``others``."""
+    known = [ip_network(other) for other in others]
+    return [
+        network
+        for network in networks
+        if not any(
+            other.version == (one := ip_network(network)).version and other.supernet_of(one)  # type: ignore[arg-type]  # of one version
+            for other in known
+        )
+    ]
 
 
 def dataplane_settings(config: Config) -> DataplaneSettings:
@@ -78,9 +94,19 @@ def registry_specs(config: Config) -> tuple[plugins.Spec, ...]:
             options=entry.options,
             base_dir=config.base_dir,
             origin=entry.origin,
+            lines=_lines(config, f"registries[{i}]."),
         )
-        for entry in config.registries
+        for i, entry in enumerate(config.registries)
     )
+
+
+def _lines(config: Config, prefix: str) -> dict[str, int]:
+    """The lines of all keys below ``prefix``, by what follows it."""
+    return {
+        field.removeprefix(prefix): int(place.rpartition(":")[2])
+        for field, place in config.origins.items()
+        if field.startswith(prefix)
+    }
 
 
 def registry_problems(config: Config) -> list[Problem]:

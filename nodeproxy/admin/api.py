@@ -7,6 +7,7 @@ encoded in slices of bounded size, because they may hold 100,000 endpoints.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any, NamedTuple, get_args
 
@@ -129,6 +130,13 @@ def _routes(view: View, request: Request) -> Response:
     return _unknown_service(name) if found is None else _listing(found)
 
 
+def _hosts(view: View, request: Request) -> Response:
+    suffix = request.value("suffix").strip(".")
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{0,100}", suffix):
+        return error(400, f'"{suffix}" is not a DNS name', "for example suffix=mesh")
+    return _listing(view.hosts(suffix))
+
+
 def _registries(view: View, request: Request) -> Response:
     return _json(view.registries())
 
@@ -208,6 +216,7 @@ _ADMIN = (
     _Route("GET", ("status",), _status),
     _Route("GET", ("services",), _services),
     _Route("GET", ("services", "{}", "{}"), _service),
+    _Route("GET", ("hosts",), _hosts),
     _Route("GET", ("endpoints",), _endpoints),
     _Route("GET", ("routes",), _routes),
     _Route("GET", ("explain",), _explain),

@@ -16,6 +16,7 @@ from nodeproxy.admin.views import (
     EndpointView,
     ExplainQuery,
     ExplainView,
+    HostView,
     ProbeView,
     RegistryView,
     RouteView,
@@ -97,6 +98,9 @@ class Client:
 
     def service(self, name: str) -> ServiceDetail:
         return self._get(f"/services/{name}", ServiceDetail)
+
+    def hosts(self, suffix: str = "") -> list[HostView]:
+        return self._get("/hosts", list[HostView], {"suffix": suffix})
 
     def endpoints(self, service: str = "") -> list[EndpointView]:
         return self._get("/endpoints", list[EndpointView], {"service": service})

@@ -31,6 +31,7 @@ __all__ = [
     "EndpointView",
     "ExplainQuery",
     "ExplainView",
+    "HostView",
     "InterceptionView",
     "ListenerView",
     "LogLevel",
@@ -48,6 +49,7 @@ __all__ = [
     "StepView",
     "VerifyView",
     "View",
+    "VipsView",
 ]
 
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -89,6 +91,41 @@ class RegistryView(msgspec.Struct, frozen=True):
     """The state as a sentence."""
     origin: str = ""
     """``nodeproxy.yaml:12``"""
+    priority: int = 0
+    """The lower, the more trusted."""
+    services_alone: int = 0
+    """Services that no other registry has."""
+    services_used: int = 0
+    """Services whose endpoints of this registry are in use."""
+    empty_answers_kept: int = 0
+    """Times that it suddenly had no service at all and was not believed."""
+    kept_seconds: float | None = None
+    """For how long such an answer is not believed now."""
+
+
+class VipsView(msgspec.Struct, frozen=True):
+    """The virtual addresses that were given to services without one."""
+
+    networks: tuple[str, ...]
+    given: int = 0
+    """Services that have one."""
+    kept: int = 0
+    """Services that are gone and whose address is kept for them."""
+    missing: int = 0
+    """Services that have none because a network is full."""
+    capacity: int = 0
+    """Services for which the smallest network has room."""
+    problems: tuple[ProblemView, ...] = ()
+
+
+class HostView(msgspec.Struct, frozen=True):
+    """One line of a hosts file."""
+
+    address: str
+    names: tuple[str, ...]
+    """``web.shop.mesh``, ``web.shop``"""
+    service: str
+    """``shop/web``"""
 
 
 class ListenerView(msgspec.Struct, frozen=True):
@@ -177,6 +214,8 @@ class StatusView(msgspec.Struct, frozen=True):
     registries: tuple[RegistryView, ...] = ()
     conflicts: tuple[ProblemView, ...] = ()
     """Addresses that two services claim."""
+    vips: VipsView | None = None
+    """None where no addresses are given."""
     loop: LoopView = LoopView()
 
 
@@ -318,6 +357,10 @@ class View(Protocol):
 
     def services(self) -> Iterable[ServiceView]:
         """Sorted by name."""
+
+    def hosts(self, suffix: str = "") -> Iterable[HostView]:
+        """A line for each virtual address of each service, by service. ``suffix``: by default the
+        configured one."""
 
     def service(self, name: str) -> ServiceDetail | None:
         """``namespace/name``, or None."""

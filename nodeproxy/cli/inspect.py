@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import click
@@ -125,7 +126,8 @@ def registries(session: Session, format_: Format) -> None:
     """The registries: state, age and problems."""
     with session.daemon() as daemon:
         found = daemon.registries()
-    listing(found, _REGISTRIES, format_, "No registries are configured")
+    columns = [c for c in _REGISTRIES if len(found) > 1 or c.title != "ONLY HERE"]
+    listing(found, columns, format_, "No registries are configured")
     if format_ == "table":
         for registry in found:
             _problems(f"Problems of {registry.name}:", registry.problems)
@@ -152,9 +154,16 @@ _LISTENERS: list[Column[ListenerView]] = [
 _REGISTRIES: list[Column[RegistryView]] = [
     Column("REGISTRY", lambda r: r.name),
     Column("KIND", lambda r: r.kind if r.kind != r.name else ""),
+    Column("PRIORITY", lambda r: str(r.priority) if r.priority else "", right=True),
     Column("STATE", lambda r: r.state),
     Column("SERVICES", lambda r: number(r.services), right=True),
     Column("ENDPOINTS", lambda r: number(r.endpoints), right=True),
+    Column("ONLY HERE", lambda r: number(r.services_alone) if r.services_alone else "", right=True),
+    Column(
+        "IN RESERVE",
+        lambda r: number(n) if (n := r.services - r.services_used) > 0 else "",
+        right=True,
+    ),
     Column("AGE", lambda r: ago(r.age_seconds), right=True),
     Column("RESTARTS", lambda r: number(r.restarts) if r.restarts else "", right=True),
     Column("PROBLEMS", lambda r: number(len(r.problems)) if r.problems else "", right=True),
@@ -220,6 +229,20 @@ def interception_text(view: InterceptionView) -> str:
     return "; ".join(parts)
 
 
+def _vips(view: StatusView) -> Iterator[tuple[str, str]]:
+    if view.vips is None:
+        return
+    given = view.vips
+    missing = f", {number(given.missing)} lack one" if given.missing else ""
+    kept = f", {number(given.kept)} kept for services that are gone" if given.kept else ""
+    yield (
+        "given VIPs",
+        f"{number(given.given)} of {number(given.capacity)} in {', '.join(given.networks)}"
+        f"{kept}{missing}",
+    )
+    yield from (("given VIPs", problem_text(problem)) for problem in given.problems)
+
+
 def _status_page(view: StatusView) -> None:
     state = "ready" if view.ready else "NOT ready"
     click.echo(f"nodeproxy {view.version} is {state}")
@@ -238,6 +261,7 @@ def _status_page(view: StatusView) -> None:
                 f"change {number(view.generation)}",
             ),
             *(("conflict", problem_text(conflict)) for conflict in view.conflicts),
+            *_vips(view),
             (
                 "traffic",
                 f"{number(view.connections)} connections open, {number(view.requests)} requests "
@@ -259,6 +283,6 @@ def _status_page(view: StatusView) -> None:
         table(view.listeners, _LISTENERS)
     if view.registries:
         click.echo()
-        table(view.registries, _REGISTRIES)
+        table(view.registries, [c for c in _REGISTRIES if c.title != "ONLY HERE"])
         for registry in view.registries:
             _problems(f"Problems of {registry.name}:", registry.problems)

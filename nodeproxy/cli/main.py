@@ -25,6 +25,7 @@ COMMANDS = {
     "endpoints": ("inspect", "The endpoints, and why each one is in or out."),
     "routes": ("inspect", "Which address leads to which service."),
     "registries": ("inspect", "The registries: state, age and problems."),
+    "hosts": ("hosts", "Lines for a hosts file: every service with a virtual address."),
     "metrics": ("inspect", "The metrics in the Prometheus text format."),
     "explain": ("explain", "What would happen to a request, and why."),
     "rules": ("rules", "Show, verify, repair or remove the rules in the kernel."),

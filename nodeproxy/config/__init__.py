@@ -13,6 +13,7 @@ from nodeproxy.config.tree import (
     AccessLog,
     Admin,
     Config,
+    Dns,
     File,
     Interception,
     Listener,
@@ -21,6 +22,7 @@ from nodeproxy.config.tree import (
     Outlier,
     Telemetry,
     Traffic,
+    Vips,
 )
 from nodeproxy.config.values import Address, Cidr, MetricsAddress, RegistryEntry, ServiceName
 
@@ -32,6 +34,7 @@ __all__ = [
     "Cidr",
     "Config",
     "ConfigError",
+    "Dns",
     "File",
     "Interception",
     "Listener",
@@ -43,6 +46,7 @@ __all__ = [
     "ServiceName",
     "Telemetry",
     "Traffic",
+    "Vips",
     "load",
     "parse",
 ]

@@ -36,6 +36,8 @@ class Check:
         self.addresses(file)
         self.interception(file)
         self.registries(file)
+        self.vips(file)
+        self.dns(file)
         self.telemetry(file.telemetry)
         if file.traffic.outlier.max_ejection < file.traffic.outlier.base_ejection:
             self.bad("is shorter than base_ejection", "traffic", "outlier", "max_ejection")
@@ -75,6 +77,11 @@ class Check:
                 if port == other_port and same:
                     self.bad(f"{listener.bind} is taken by {user}", "listeners", i, "bind")
             taken[host, port] = f"listeners[{i}]"
+        if file.dns.listen.enabled:
+            host, port = file.dns.listen.host, file.dns.listen.port
+            for (other_host, other_port), user in taken.items():
+                if port == other_port and (host == other_host or _covers(other_host, host)):
+                    self.bad(f"{file.dns.listen} is taken by {user}", "dns", "listen")
 
     def interception(self, file: File) -> None:
         settings = file.interception
@@ -118,6 +125,44 @@ class Check:
         if not file.registries:
             self.doubt("no registries: nodeproxy knows no service", "registries")
 
+    def vips(self, file: File) -> None:
+        for version, name, cidr in ((4, "cidr", file.vips.cidr), (6, "cidr6", file.vips.cidr6)):
+            if not cidr:
+                continue
+            network = ipaddress.ip_network(cidr)
+            if network.version != version:
+                self.bad(f"{cidr} is not a network of IPv{version}", "vips", name)
+                continue
+            if network.num_addresses < 4:
+                self.bad(f"{cidr} has no room for services", "vips", name)
+            for i, other in enumerate(file.interception.vip_cidrs):
+                routed = ipaddress.ip_network(other)
+                if routed.version == version and routed != network and _within(routed, network):
+                    message = f"{cidr} contains interception.vip_cidrs[{i}], {other}"
+                    self.bad(message, "vips", name)
+        if file.vips.networks and file.interception.mode == "none":
+            self.doubt("mode none: nothing takes the traffic to these addresses", "vips")
+
+    def dns(self, file: File) -> None:
+        settings = file.dns
+        if settings.ttl % 1 or settings.ttl > 86400:
+            self.bad("needs to be whole seconds, up to 24h", "dns", "ttl")
+        if settings.suffix == "local" or settings.suffix.endswith(".local"):
+            self.doubt("names below .local belong to multicast DNS", "dns", "suffix")
+        if not settings.listen.enabled:
+            return
+        address = ipaddress.ip_address(settings.listen.host)
+        if address.is_unspecified:
+            message = "needs to be one address: from all at once an answer may leave by another one"
+            self.bad(message, "dns", "listen")
+        elif not (address.is_loopback or address.is_link_local):
+            self.doubt(
+                f"{settings.listen} can be asked by other hosts; what it tells has no access "
+                "control",
+                "dns",
+                "listen",
+            )
+
     def telemetry(self, telemetry: Telemetry) -> None:
         metrics = telemetry.metrics
         if metrics.enabled and not ipaddress.ip_address(metrics.host).is_loopback:
@@ -145,6 +190,10 @@ class Check:
 
         walk(self.document.value, ())
         return found
+
+
+def _within(inner: Any, outer: Any) -> bool:
+    return bool(inner.subnet_of(outer))
 
 
 def _covers(wildcard: str, host: str) -> bool:

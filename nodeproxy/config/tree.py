@@ -10,7 +10,14 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from nodeproxy.config.values import Address, Cidr, MetricsAddress, RegistryEntry, ServiceName
+from nodeproxy.config.values import (
+    Address,
+    Cidr,
+    DnsName,
+    MetricsAddress,
+    RegistryEntry,
+    ServiceName,
+)
 from registry.base import Problem
 from registry.duration import Duration
 
@@ -18,6 +25,7 @@ __all__ = [
     "AccessLog",
     "Admin",
     "Config",
+    "Dns",
     "File",
     "Interception",
     "Listener",
@@ -26,6 +34,7 @@ __all__ = [
     "Outlier",
     "Telemetry",
     "Traffic",
+    "Vips",
 ]
 
 
@@ -86,6 +95,31 @@ class Listener(_Section, frozen=True):
     """The service behind it: ``namespace/name``, or ``name`` in the namespace ``default``."""
     port: PortNumber
     """The service's port."""
+
+
+class Vips(_Section, frozen=True):
+    """Virtual addresses for services whose registry has none."""
+
+    cidr: Cidr = Cidr("")
+    """Network of the IPv4 addresses that are given to them, which nobody else uses; empty: none
+    are. When intercepting it is routed as ``interception.vip_cidrs`` are."""
+    cidr6: Cidr = Cidr("")
+    """The same for IPv6."""
+
+    @property
+    def networks(self) -> tuple[Cidr, ...]:
+        return tuple(cidr for cidr in (self.cidr, self.cidr6) if cidr)
+
+
+class Dns(_Section, frozen=True):
+    """A DNS responder for the services' names, ``service.namespace.mesh``."""
+
+    listen: MetricsAddress = MetricsAddress("off")
+    """Where it answers, by UDP and TCP, or ``off``."""
+    suffix: DnsName = DnsName("mesh")
+    """The zone. Also what ``nodeproxy hosts`` puts behind names."""
+    ttl: Duration = Duration("5s")
+    """How long an answer may be kept. Whole seconds."""
 
 
 class Outlier(_Section, frozen=True):
@@ -193,7 +227,8 @@ class File(_Section, frozen=True):
     node: Node = Node()
     """Who and where this node is."""
     state_dir: str = "/var/lib/nodeproxy"
-    """Folder for what survives a restart: the last good state of the registries."""
+    """Folder for what survives a restart: the last good state of the registries, and the
+    addresses that were given to services."""
     interception: Interception = Interception()
     """How traffic reaches the proxy."""
     outbound: Literal["passthrough", "registry-only"] = "passthrough"
@@ -202,9 +237,13 @@ class File(_Section, frozen=True):
     """Explicit listeners: no root, no iptables."""
     registries: tuple[RegistryEntry, ...] = ()
     """Who is out there. In this order, the first registry that knows a service names its
-    addresses and ports; endpoints are united."""
+    addresses and ports; endpoints are united, or taken by the registries' priorities."""
     routes: str = ""
     """A file or folder of routes and policies: Gateway API objects; empty: none."""
+    vips: Vips = Vips()
+    """Virtual addresses for services whose registry has none."""
+    dns: Dns = Dns()
+    """A DNS responder for the services' names."""
     traffic: Traffic = Traffic()
     """How connections and requests are carried."""
     telemetry: Telemetry = Telemetry()

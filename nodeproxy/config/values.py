@@ -10,7 +10,7 @@ import ipaddress
 import re
 from typing import Any, Self
 
-__all__ = ["Address", "Cidr", "MetricsAddress", "RegistryEntry", "ServiceName"]
+__all__ = ["Address", "Cidr", "DnsName", "MetricsAddress", "RegistryEntry", "ServiceName"]
 
 
 class Address(str):
@@ -108,6 +108,22 @@ class ServiceName(str):
         if not isinstance(value, str) or not re.fullmatch(r"[^/\s]+(/[^/\s]+)?", value):
             raise ValueError(f"{value!r} is not a service: write name or namespace/name")
         return cls(value if "/" in value else f"default/{value}")
+
+
+class DnsName(str):
+    """A DNS name in small letters, without a dot at its end."""
+
+    __slots__ = ()
+
+    @classmethod
+    def convert(cls, value: object) -> Self:
+        """Raises ValueError."""
+        label = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+        if not isinstance(value, str) or not re.fullmatch(rf"{label}(\.{label})*", value):
+            raise ValueError(f"{value!r} is not a DNS name; write for example mesh or svc.internal")
+        if len(value) > 100:
+            raise ValueError(f"{value!r} leaves no room for names of services")
+        return cls(value)
 
 
 class RegistryEntry:

@@ -172,6 +172,33 @@ class Families:
         self.registry_endpoints: Final = gauge(
             "nodeproxy_registry_endpoints", "Endpoints that the registry knows.", ("registry",)
         )
+        self.registry_kept_empty: Final = gauge(
+            "nodeproxy_registry_kept_empty",
+            "1 while the registry says that it has no service at all and is not believed.",
+            ("registry",),
+        )
+        self.registry_empty_answers: Final = counter(
+            "nodeproxy_registry_empty_answers_total",
+            "Times that a registry suddenly had no service at all and was not believed.",
+            ("registry",),
+        )
+        self.registry_services_used: Final = gauge(
+            "nodeproxy_registry_services_used",
+            "Services whose endpoints of this registry are in use; the others wait in reserve.",
+            ("registry",),
+        )
+        self.vips_given: Final = gauge(
+            "nodeproxy_vips_given", "Services that were given a virtual address."
+        )
+        self.vips_missing: Final = gauge(
+            "nodeproxy_vips_missing",
+            "Services without a virtual address because the network is full.",
+        )
+        self.dns_queries: Final = counter(
+            "nodeproxy_dns_queries_total",
+            "DNS queries, by the response code given; DROPPED: garbage that deserves no answer.",
+            ("rcode",),
+        )
         self.catalog_generation: Final = gauge(
             "nodeproxy_catalog_generation", "Number of the catalog in use; grows with each change."
         )

@@ -86,6 +86,13 @@ class FakeView:
     def services(self) -> Iterable[views.ServiceView]:
         return iter(self.known)
 
+    def hosts(self, suffix: str = "") -> Iterable[views.HostView]:
+        for service in self.known:
+            namespace, _, name = service.name.partition("/")
+            for vip in service.vips:
+                short = f"{name}.{namespace}"
+                yield views.HostView(vip, (f"{short}.{suffix or 'mesh'}", short), service.name)
+
     def service(self, name: str) -> views.ServiceDetail | None:
         for service in self.known:
             if service.name == name:

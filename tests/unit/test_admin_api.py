@@ -36,6 +36,7 @@ async def test_every_view_method_has_an_endpoint(fake_view: Any) -> None:
         ("GET", "/status"),
         ("GET", "/services"),
         ("GET", "/services/shop/web"),
+        ("GET", "/hosts"),
         ("GET", "/endpoints"),
         ("GET", "/routes"),
         ("GET", "/registries"),

@@ -2,6 +2,7 @@
 
     cli, demo -> daemon -> {admin, dataplane, routes} -> {telemetry, core} -> registry
     dataplane and daemon -> iptables;  daemon, cli and demo -> config -> registry
+    daemon -> dns -> registry
 
 The layer "daemon" is every module directly in nodeproxy/: the composition root and its helpers.
 """
@@ -25,11 +26,13 @@ ALLOWED = {
     "core": {"registry"},
     "routes": {"core", "registry"},
     "telemetry": {"core", "registry"},
+    "dns": {"registry"},
     "admin": {"telemetry", "core", "registry"},
     "dataplane": {"telemetry", "core", "registry", "iptables"},
     "daemon": {
         "admin",
         "dataplane",
+        "dns",
         "telemetry",
         "core",
         "registry",

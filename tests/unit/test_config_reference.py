@@ -14,13 +14,21 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from nodeproxy.config import parse, tree
-from nodeproxy.config.values import Address, Cidr, MetricsAddress, RegistryEntry, ServiceName
+from nodeproxy.config.values import (
+    Address,
+    Cidr,
+    DnsName,
+    MetricsAddress,
+    RegistryEntry,
+    ServiceName,
+)
 from registry.duration import Duration
 
 REFERENCE = Path(__file__).resolve().parents[2] / "docs" / "configuration.md"
 KINDS = {
     Address: "address:port",
     Cidr: "network",
+    DnsName: "DNS name",
     MetricsAddress: "address:port, or `off`",
     RegistryEntry: "mapping",
     ServiceName: "service",
