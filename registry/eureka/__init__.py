@@ -1,0 +1,1 @@
+"""Eureka: applications and their instances, by polling."""
