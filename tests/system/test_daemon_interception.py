@@ -427,3 +427,20 @@ def test_a_service_that_goes_is_no_longer_intercepted(node: Mesh, kit: Any):
     for vip in ("10.96.0.11", "fd00:96::11"):
         kit.eventually(lambda vip=vip: unreached(vip))
     assert node.proxied()
+
+
+# -- what keeps it from starting ------------------------------------------------------------------
+
+
+def test_the_port_of_interception_is_taken(mesh: Mesh):
+    """It ends and says so; what it had put in place hands over nothing."""
+    port = Settings().outbound_port
+    with mesh.lab.socket("node1") as other:
+        other.bind(("0.0.0.0", port))
+        other.listen()
+        code, said = mesh.daemon.refusal()
+        assert code == 1
+        assert f"interception: cannot listen on 169.254.171.1:{port}: another process" in said
+        assert "Traceback" not in said
+    mesh.daemon.start()
+    assert mesh.proxied()
