@@ -52,6 +52,10 @@ def read(text: str, source: str) -> tuple[list[Loaded], list[Problem]]:
     YAML."""
     loaded: list[Loaded] = []
     problems: list[Problem] = []
+    if not text.strip():
+        # An editor that writes in place leaves this for a moment.
+        message = "the file is empty: delete it, or say in a comment that this is meant"
+        return [], [Problem(message, source, 1)]
     base = os.path.dirname(os.path.abspath(source))
     for document in parse(text, source):
         for path in _objects(document, (), problems):

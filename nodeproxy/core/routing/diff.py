@@ -147,7 +147,8 @@ def _l4(before: RouteTable, after: RouteTable) -> list[Difference]:
             what: Literal["added", "removed"] = "added" if was is None else "removed"
             changes.append(Difference(what, place, f"{side[0]} rules", side[1]))
         else:
-            detail = f"{' '.join(was).strip()} becomes {' '.join(now).strip()}"
+            texts = [text or kind for kind, text in (was, now)]
+            detail = " becomes ".join(texts)
             changes.append(Difference("changed", place, f"{now[0]} rules", detail))
     return changes
 
