@@ -8,6 +8,7 @@ come back within the session's time-out is an error.
 from __future__ import annotations
 
 import os
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import ClassVar
@@ -53,8 +54,9 @@ class ZookeeperBackend:
         self._tree = Tree(Pattern.of(path), layout, Table(layout, shape, f"{context.name} {path}"))
         self._told_missing = False
         """The supervisor knows that the path is not there."""
-        self.sessions = 0
-        """Connections that were made, for tests."""
+        self.connections = 0
+        self.interruptions = 0
+        """Connections that were made and lost, for tests."""
 
     async def run(self, sink: Sink) -> None:
         """See :class:`registry.base.Backend`."""
@@ -74,15 +76,18 @@ class ZookeeperBackend:
         ):
             run = _Run(self, session, line, Publisher(sink, self._tree.table))
 
-            async def guarded(part: object) -> None:
+            async def guarded(part: Callable[[], Awaitable[None]]) -> None:
                 try:
-                    await part()  # type: ignore[operator]
+                    await part()
                 except RegistryError as error:
                     failures.append(error)
                     nursery.cancel_scope.cancel()
 
-            for part in (run.walk.run, run.keep_connected, run.publish, run.stay_alive):
+            line.listen(run.connection)
+            for part in (run.keep_connected, run.publish, run.stay_alive):
                 nursery.start_soon(guarded, part)
+            for _ in range(self._options.requests):
+                nursery.start_soon(guarded, run.walk.work)
         if failures:
             raise failures[0]
 
@@ -104,10 +109,18 @@ class _Line:
     def __init__(self) -> None:
         self.state = State.LOST
         self._news = trio.Event()
+        self._listener: Callable[[State], None] | None = None
+
+    def listen(self, listener: Callable[[State], None]) -> None:
+        """It is called at once with each new state, and with the present one now."""
+        self._listener = listener
+        listener(self.state)
 
     def set(self, state: State) -> None:
         self.state = state
         self._news.set()
+        if self._listener is not None:
+            self._listener(state)
 
     async def change(self) -> None:
         """Until something was said since the last time."""
@@ -128,10 +141,19 @@ class _Run:
         self._patience = float(backend._options.session_timeout)
         self._walked = False
         """All has been read in this run."""
-        self.walk = Walk(backend._tree, session, backend._options.requests)
+        self.walk = Walk(backend._tree, session)
+
+    def connection(self, state: State) -> None:
+        """It was made or lost. Everything is walked whenever it was made."""
+        if state is State.CONNECTED:
+            self._backend.connections += 1
+            self.walk.begin()
+        else:
+            self._backend.interruptions += state is State.SUSPENDED
+            self.walk.stop()
 
     async def keep_connected(self) -> None:
-        """Walks everything whenever there is a connection; fails when there is none for long."""
+        """Raises RegistryError when there is no connection for long."""
         while True:
             with trio.move_on_after(self._patience) as limit:
                 while self._line.state is not State.CONNECTED:
@@ -142,10 +164,7 @@ class _Run:
                     f"{servers}: no session for {self._patience:g} s"
                     f" ({self._session.trouble or 'no server has an address'})"
                 )
-            self._backend.sessions += 1
-            self.walk.begin()
             await self._line.change()
-            self.walk.stop()
 
     async def publish(self) -> None:
         """Tells what has been read, when it is all read; later, as it comes in."""
@@ -179,8 +198,7 @@ class _Run:
 
     @property
     def _complete(self) -> bool:
-        connected = self._line.state is State.CONNECTED
-        return connected and self.walk.idle and not self.walk.missing
+        return self.walk.idle and not self.walk.missing
 
     async def _say(self) -> None:
         async with self.walk.lock:

@@ -58,6 +58,8 @@ class _Node(msgspec.Struct):
     children: dict[str, None] = {}
     pending: set[str] = set()
     """Instances that have not answered yet."""
+    vanished: set[str] = set()
+    """Instances that were not there when asked: what is to be done the next list tells."""
     staged: dict[str, bytes | str | None] = {}
     """What is to be put into the table, by instance: a value, why there is none, or None for
     an instance that is gone."""
@@ -77,10 +79,11 @@ class Tree:
 class Walk:
     """One session's work on a tree."""
 
-    def __init__(self, tree: Tree, session: Session, workers: int) -> None:
+    def __init__(self, tree: Tree, session: Session) -> None:
         self._tree = tree
         self._session = session
-        self._workers = workers
+        self._broken = True
+        """There is no connection; or something that was asked was not answered."""
         self._todo: dict[tuple[str, str], None] = {}
         """Jobs: the node whose children are asked for and empty, or a node and its instance."""
         self._jobs = trio.Semaphore(0)
@@ -95,13 +98,14 @@ class Walk:
 
     @property
     def idle(self) -> bool:
-        """All has been answered."""
-        return not self._todo and not self._under_way
+        """All has been answered since the connection was made."""
+        return not (self._broken or self._todo or self._under_way)
 
     def begin(self) -> None:
         """A connection has been made: walk everything."""
         tree = self._tree
         tree.round += 1
+        self._broken = False
         self._todo.clear()
         root = tree.pattern.root
         node = tree.nodes.setdefault(root, _Node(tree.pattern.parts.index("*"), ()))
@@ -115,13 +119,8 @@ class Walk:
 
     def stop(self) -> None:
         """The connection is lost: what was to be asked will be asked again."""
+        self._broken = True
         self._todo.clear()
-
-    async def run(self) -> None:
-        """Until cancelled. Raises RegistryError."""
-        async with trio.open_nursery() as nursery:
-            for _ in range(self._workers):
-                nursery.start_soon(self._work)
 
     # --- jobs ---
 
@@ -131,7 +130,8 @@ class Walk:
             self._todo[job] = None
             self._jobs.release()
 
-    async def _work(self) -> None:
+    async def work(self) -> None:
+        """One worker's part, until cancelled. Raises RegistryError."""
         while True:
             await self._jobs.acquire()
             if not self._todo:
@@ -148,8 +148,8 @@ class Walk:
                 else:
                     await self._list(path, node)
             except Lost:
-                # Who watches the connection decides; a new one walks everything again.
-                pass
+                # A new connection walks everything again.
+                self._broken = True
             finally:
                 self._under_way -= 1
                 if self.idle:
@@ -185,6 +185,7 @@ class Walk:
         except Refused as error:
             problem = f"the children of {error}"
             if root:
+                self._broken = True
                 raise RegistryError(problem) from None
         if self._tree.round != now or self._tree.nodes.get(path) is not node:
             return
@@ -243,6 +244,10 @@ class Walk:
             if name not in node.children:
                 node.staged[name] = None
                 node.pending.discard(name)
+        for name in node.vanished:
+            if name not in node.children:
+                node.staged[name] = None
+        node.vanished.clear()
         # In a new walk every instance is asked again, else those that are new.
         wanted = [name for name in names if fresh or name not in before]
         asked = [name for name in wanted if self._is_asked(node, name)]
@@ -280,7 +285,13 @@ class Walk:
             return
         if (path, name) not in self._todo:
             node.pending.discard(name)
-        node.staged[name] = value if name in node.children else None
+        if name in node.children:
+            if value is None:
+                # The watch on the service's node fires, too: who came in its place?
+                del node.children[name]
+                node.vanished.add(name)
+            else:
+                node.staged[name] = value
         await self._settle(path, node)
 
     # --- into the table ---
@@ -311,8 +322,9 @@ class Walk:
             await self._forget_children(path, node)
 
     async def _forget_children(self, path: str, node: _Node) -> None:
-        names, node.children = node.children, {}
+        names, node.children = {**node.children, **dict.fromkeys(node.vanished)}, {}
         node.pending.clear()
+        node.vanished.clear()
         if node.depth == len(self._tree.pattern.parts):
             node.staged = {**node.staged, **dict.fromkeys(names)}
             await self._settle(path, node)
