@@ -21,8 +21,8 @@ import trio
 
 from registry.base import Context, Problem, RegistryError, Sink
 from registry.board import Board, Part, together
+from registry.bucket import Bucket
 from registry.consul.api import Api, Reading
-from registry.consul.bucket import Bucket
 from registry.consul.options import Options
 from registry.consul.wire import Rules, catalog_services, kv_entry, read_entry
 from registry.fetch import read_secret, server, tls_context

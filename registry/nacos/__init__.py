@@ -1,0 +1,1 @@
+"""Nacos: services and their instances, by polling."""
