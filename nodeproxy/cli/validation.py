@@ -24,6 +24,7 @@ from registry import plugins, strict
 from registry.base import Context, Problem, RegistryError
 from registry.catalog import EMPTY, Catalog, Merger
 from registry.model import Port, Service
+from registry.transform import Transform, defaults
 
 __all__ = [
     "Report",
@@ -206,9 +207,10 @@ def services_report(path: str) -> Report:
 
 
 def read_once(spec: plugins.Spec) -> tuple[list[Service], list[Problem]]:
-    """Run a back end until it has given its first complete answer."""
+    """Run a back end until it has given its first complete answer; what the entry's own keys make
+    of that."""
     try:
-        _, backend = plugins.make(spec, Context(spec.name, base_dir=spec.base_dir))
+        options, backend = plugins.make(spec, Context(spec.name, base_dir=spec.base_dir))
     except plugins.SpecError as exc:
         return [], exc.problems
     sink = _Collector()
@@ -234,7 +236,12 @@ def read_once(spec: plugins.Spec) -> tuple[list[Service], list[Problem]]:
     problems = list(sink.found)
     if sink.broken and not problems:
         problems.append(Problem(sink.broken, spec.origin))
-    return list(sink.services.values()), problems
+    transform = Transform(options)
+    services, _ = transform.apply(sink.services.values(), ())
+    problems += transform.problems()
+    known = {service.name for service in services}
+    services += [service for service in defaults([options]) if service.name not in known]
+    return services, problems
 
 
 class _Collector:
