@@ -36,7 +36,7 @@ class Connection:
         """``address:port`` that the client dialled: before the redirection, if there was one."""
         self.upstream: Upstream | None = None
         self.idle = False
-        """It waits for a request: to end it now loses nothing."""
+        """It has served a request and waits for another one: to end it now loses nothing."""
 
     def open(self, upstream: Upstream) -> None:
         """It is known who is meant."""

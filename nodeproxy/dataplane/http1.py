@@ -56,7 +56,6 @@ async def serve_http(
             if not data:
                 # An idle connection keeps nothing of its last request: there are many.
                 head, given, started = None, None, 0.0
-                connection.idle = True
                 data = await client.recv(node.settings.keep_alive_timeout)
                 connection.idle = False
                 if not data:
@@ -73,6 +72,7 @@ async def serve_http(
             data, goes_on = await exchange(connection, upstream, head, data, started, given)
             if not goes_on:
                 return
+            connection.idle = not data
     except (BadRequest, ClientTimeout) as error:
         if data:  # else it was silent between requests, which is no error
             await _refuse(connection, upstream, started, error)

@@ -101,6 +101,16 @@ class Listener:
             self._paused_until = 0.0
             self.reactor.register(self.sock.fileno(), self, select.EPOLLIN)
 
+    def finish(self) -> None:
+        """Take the connections that wait in the kernel's queue, which would be reset, and stop
+        listening."""
+        taken = ACCEPTS
+        while taken >= ACCEPTS and not self.closed:
+            before = self.accepted
+            self.on_event(select.EPOLLIN)
+            taken = self.accepted - before
+        self.close()
+
     def close(self) -> None:
         """Stop listening. Connections that were accepted go on."""
         if not self.closed:

@@ -211,10 +211,10 @@ class Node:
 
     def drain(self) -> None:
         """Accept no more, and have answers tell clients to close. Lanes end by themselves; those
-        that wait for a request end now."""
+        that wait for another request end now."""
         self.draining = True
         for listener in self.listeners:
-            listener.close()
+            listener.finish()
         for lane in list(self.lanes.lanes):
             owner = lane.owns
             # What the client has just sent is still served, and told to be the last.
