@@ -21,7 +21,7 @@ API = "gateway.networking.k8s.io/v1"
 def read_all(*objects: dict[str, Any] | str) -> tuple[Objects, list[Problem]]:
     """Through JSON, as if a file had them."""
     texts = [o if isinstance(o, str) else json.dumps(o) for o in objects]
-    loaded, problems = read("\n---\n".join(texts), "routes.yaml")
+    loaded, problems = read("\n---\n".join(texts) or "# none", "routes.yaml")
     made, twice = make(loaded)
     return made, [*problems, *twice]
 

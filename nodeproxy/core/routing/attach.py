@@ -12,7 +12,7 @@ and kind and their hostnames have something in common.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from typing import Final, NamedTuple
 
 import msgspec
@@ -33,12 +33,16 @@ __all__ = [
     "ServiceResolution",
     "attach_gateway",
     "attach_service",
+    "attach_service_steps",
     "hostnames_meet",
 ]
 
 PRECEDENCE: Final = ("GRPCRoute", "HTTPRoute", "TLSRoute", "TCPRoute")
 """Of several kinds at one service port, the first applies."""
 ROUTES: Final = (HTTPRoute, TCPRoute, TLSRoute, GRPCRoute)
+
+BITE: Final = 500
+"""Routes that are looked at between two yields."""
 
 _CARRIES: Final = {
     "HTTP": ("HTTPRoute",),
@@ -128,11 +132,26 @@ def attach_service(
     name: str, service: Service | None, found: Iterable[Attached]
 ) -> ServiceResolution:
     """``found``: the parentRefs that name this service."""
+    steps = attach_service_steps(name, service, found)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            resolution: ServiceResolution = stop.value
+            return resolution
+
+
+def attach_service_steps(
+    name: str, service: Service | None, found: Iterable[Attached]
+) -> Generator[None, None, ServiceResolution]:
+    """The same, in slices."""
     namespace = name.partition("/")[0]
     groups: dict[int, dict[str, dict[str, list[Attached]]]] = {}
     outcomes: list[tuple[Attached, Outcome]] = []
     taken: list[tuple[Attached, str, list[int]]] = []
-    for attached in found:
+    for i, attached in enumerate(found):
+        if i % BITE == BITE - 1:
+            yield
         ref = attached.ref
         if service is None:
             message = f"no registry knows the service {name}"
@@ -168,7 +187,9 @@ def attach_service(
         }
         for number, clients in groups.items()
     }
-    for attached, client, ports in taken:
+    for i, (attached, client, ports) in enumerate(taken):
+        if i % BITE == BITE - 1:
+            yield
         lost = [n for n in ports if winners[n][client][0] != attached.kind]
         if not lost:
             outcomes.append((attached, ACCEPTED))

@@ -20,7 +20,7 @@ from nodeproxy.core.routing.attach import (
     Attached,
     AttachmentIndex,
     attach_gateway,
-    attach_service,
+    attach_service_steps,
 )
 from nodeproxy.core.routing.compile_http import (
     candidates_of,
@@ -54,7 +54,7 @@ from registry.catalog import Catalog
 __all__ = ["Compiler", "Grants", "run"]
 
 Steps = Generator[None, None, RouteTable]
-BITE: Final = 100
+BITE: Final = 50
 """Matches that are worked on between two yields."""
 
 
@@ -104,7 +104,7 @@ class Compiler:
         self._index = AttachmentIndex()
         for i, loaded in enumerate(self.objects.all):
             self._index.add(loaded)
-            if i % 1000 == 999:
+            if i % 250 == 249:
                 yield
         yield
         self.prepare()
@@ -147,7 +147,9 @@ class Compiler:
         self, name: str, catalog: Catalog, services: dict[str, ServiceRules]
     ) -> Generator[None, None, None]:
         self._ports[name] = _ports(catalog, name)
-        resolution = attach_service(name, catalog.get(name), self._index.services[name])
+        resolution = yield from attach_service_steps(
+            name, catalog.get(name), self._index.services[name]
+        )
         ports: dict[int, dict[str, PortRules]] = {}
         done: dict[tuple[str, tuple[int, ...]], PortRules] = {}
         for number, clients in resolution.ports.items():

@@ -19,7 +19,7 @@ from nodeproxy.core.routing.conditions import (
 )
 from nodeproxy.core.routing.cors import cors
 from nodeproxy.core.routing.edits import edits
-from nodeproxy.core.routing.groups import Candidate, Group, Order, make_group
+from nodeproxy.core.routing.groups import Candidate, Group, Order, group_steps
 from nodeproxy.core.routing.httproute import Filter, HTTPRoute, HttpRule, Match
 from nodeproxy.core.routing.paths import redirect, rewrite
 from nodeproxy.core.routing.patterns import BadPattern, compile_pattern
@@ -44,15 +44,17 @@ def http_rules(found: list[Candidate]) -> Generator[None, None, HttpRules]:
     exact: dict[bytes, list[Candidate]] = {}
     prefixes: dict[bytes, list[Candidate]] = {}
     patterns: dict[PathMatches, list[Candidate]] = {}
+    lengths: set[int] = set()
     for i, candidate in enumerate(found):
         path = candidate.path
         if isinstance(path, PathIs):
             exact.setdefault(path.value, []).append(candidate)
         elif isinstance(path, PathStarts):
             prefixes.setdefault(path.value, []).append(candidate)
+            lengths.add(len(path.value))
         else:
             patterns.setdefault(path, []).append(candidate)
-        if i % 5000 == 4999:
+        if i % BITE == BITE - 1:
             yield
     yield
     left = BITE
@@ -63,7 +65,7 @@ def http_rules(found: list[Candidate]) -> Generator[None, None, HttpRules]:
         nonlocal left
         groups: dict[bytes, r.Decision | Group] = {}
         for key, members in of.items():
-            groups[key] = make_group(members)
+            groups[key] = yield from group_steps(members)
             left -= len(members)
             if left <= 0:
                 left = BITE
@@ -73,8 +75,10 @@ def http_rules(found: list[Candidate]) -> Generator[None, None, HttpRules]:
     by_exact = yield from grouped(exact)
     by_prefix = yield from grouped(prefixes)
     ordered = sorted(patterns.items(), key=lambda item: min(c.order for c in item[1]))
-    by_pattern = tuple((path.pattern, make_group(members)) for path, members in ordered)
-    return HttpRules(by_exact, by_pattern, by_prefix, tuple(found))
+    by_pattern = []
+    for path_, members in ordered:
+        by_pattern.append((path_.pattern, (yield from group_steps(members))))
+    return HttpRules(by_exact, tuple(by_pattern), by_prefix, frozenset(lengths), found)
 
 
 def candidates_of(route: HTTPRoute, index: int, rule: r.Rule) -> list[Candidate]:

@@ -111,7 +111,7 @@ class PathStarts(msgspec.Struct, frozen=True, gc=False):
         return f"the path is {show(view.head.path)}"
 
 
-class PathMatches(msgspec.Struct, frozen=True):
+class PathMatches(msgspec.Struct, frozen=True, gc=False):
     pattern: Pattern
 
     def test(self, view: View) -> bool:
@@ -156,7 +156,7 @@ class HeaderIs(msgspec.Struct, frozen=True, gc=False):
         return _absent(view.header(self.name), f"header {show(self.name)}")
 
 
-class HeaderMatches(msgspec.Struct, frozen=True):
+class HeaderMatches(msgspec.Struct, frozen=True, gc=False):
     name: bytes
     pattern: Pattern
 
@@ -191,7 +191,7 @@ class QueryIs(msgspec.Struct, frozen=True, gc=False):
         return _absent(view.query.get(self.name), f"query parameter {show(self.name)}")
 
 
-class QueryMatches(msgspec.Struct, frozen=True):
+class QueryMatches(msgspec.Struct, frozen=True, gc=False):
     name: bytes
     pattern: Pattern
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import Final
 
 import msgspec
@@ -19,12 +19,12 @@ from nodeproxy.core.routing.conditions import (
 )
 from nodeproxy.core.routing.rules import Decision
 
-__all__ = ["Candidate", "Group", "Order", "by_order", "make_group"]
+__all__ = ["Candidate", "Group", "Order", "by_order", "group_steps"]
 
 Order = tuple[int, int, bool, int, int, tuple[float, str], int, int]
 
 
-class Candidate(msgspec.Struct, frozen=True):
+class Candidate(msgspec.Struct, frozen=True, gc=False):
     """One match of one rule."""
 
     order: Order
@@ -40,14 +40,14 @@ class Group:
 
     __slots__ = ("_key", "_values", "candidates", "rest")
 
-    def __init__(self, candidates: Sequence[Candidate]) -> None:
-        self.candidates = tuple(candidates)
+    def __init__(self, candidates: Sequence[Candidate], split: Split | None = None) -> None:
+        self.candidates: Final = candidates
         self._key: tuple[type, bytes] | None = None
         self._values: dict[bytes | None, tuple[Candidate, ...]] = {}
-        self.rest = self.candidates
+        self.rest = candidates
         """Where there is a key: the candidates that do not name it."""
-        if len(self.candidates) > FEW:
-            self._split()
+        if split is not None:
+            self._key, self._values, self.rest = split
 
     def pick(self, view: View) -> Decision | None:
         """The first candidate whose conditions hold."""
@@ -70,42 +70,9 @@ class Group:
                 return candidate.decision
         return None
 
-    def _split(self) -> None:
-        """Find what most candidates name, and sort them by the value that they want of it."""
-        counts: dict[tuple[type, bytes], dict[bytes, int]] = {}
-        for candidate in self.candidates:
-            for condition in candidate.conditions:
-                if isinstance(condition, HeaderIs | QueryIs):
-                    of = counts.setdefault((type(condition), condition.name), {})
-                elif isinstance(condition, MethodIs):
-                    of = counts.setdefault((MethodIs, b""), {})
-                else:
-                    continue
-                of[condition.value] = of.get(condition.value, 0) + 1
-        best, gain = None, 0
-        for key, values in counts.items():
-            named = sum(values.values())
-            # What is left to test in the worst case: those that don't name it, and one value's.
-            saved = named - max(values.values())
-            copies = len(values) * (len(self.candidates) - named)
-            if saved > gain and copies <= 16 * len(self.candidates):
-                best, gain = key, saved
-        if best is None:
-            return
-        self._key = best
-        wants = [_value(candidate, best) for candidate in self.candidates]
-        common = [i for i, value in enumerate(wants) if value is None]
-        by_value: dict[bytes, list[int]] = {}
-        for i, value in enumerate(wants):
-            if value is not None:
-                by_value.setdefault(value, []).append(i)
-        self.rest = tuple(self.candidates[i] for i in common)
-        self._values = {
-            value: tuple(self.candidates[i] for i in sorted((*mine, *common)))
-            for value, mine in by_value.items()
-        }
 
-
+Split = tuple[tuple[type, bytes], dict[bytes | None, tuple[Candidate, ...]], Sequence[Candidate]]
+BITE: Final = 500
 FEW: Final = 6
 """Candidates that are tried one after the other."""
 
@@ -120,16 +87,62 @@ def _value(candidate: Candidate, key: tuple[type, bytes]) -> bytes | None:
     return None
 
 
-def make_group(candidates: list[Candidate]) -> Decision | Group:
-    """Sorts. A decision where the first candidate has no condition but the path."""
-    candidates.sort(key=by_order)
+def group_steps(candidates: list[Candidate]) -> Generator[None, None, Decision | Group]:
+    """Sorts. A decision where the first candidate has no condition but the path. In slices."""
+    if len(candidates) > 1:
+        candidates.sort(key=by_order)
     if not candidates[0].conditions:
         return candidates[0].decision
     # What stands behind one without conditions is never reached.
     for i, candidate in enumerate(candidates):
         if not candidate.conditions:
-            return Group(candidates[: i + 1])
-    return Group(candidates)
+            candidates = candidates[: i + 1]
+            break
+    if len(candidates) <= FEW:
+        return Group(candidates)
+    return Group(candidates, (yield from _split(candidates)))
+
+
+def _split(candidates: list[Candidate]) -> Generator[None, None, Split | None]:
+    """Find what most candidates name, and sort them by the value that they want of it."""
+    counts: dict[tuple[type, bytes], dict[bytes, int]] = {}
+    for i, candidate in enumerate(candidates):
+        if i % BITE == 0:
+            yield
+        for condition in candidate.conditions:
+            if isinstance(condition, HeaderIs | QueryIs):
+                of = counts.setdefault((type(condition), condition.name), {})
+            elif isinstance(condition, MethodIs):
+                of = counts.setdefault((MethodIs, b""), {})
+            else:
+                continue
+            of[condition.value] = of.get(condition.value, 0) + 1
+    best, gain = None, 0
+    for key, values in counts.items():
+        named = sum(values.values())
+        # What is left to test in the worst case: those that don't name it, and one value's.
+        saved = named - max(values.values())
+        copies = len(values) * (len(candidates) - named)
+        if saved > gain and copies <= 16 * len(candidates):
+            best, gain = key, saved
+    if best is None:
+        return None
+    common: list[int] = []
+    by_value: dict[bytes, list[int]] = {}
+    for i, candidate in enumerate(candidates):
+        if i % BITE == 0:
+            yield
+        value = _value(candidate, best)
+        if value is None:
+            common.append(i)
+        else:
+            by_value.setdefault(value, []).append(i)
+    found: dict[bytes | None, tuple[Candidate, ...]] = {}
+    for i, (value, mine) in enumerate(by_value.items()):
+        if i % BITE == 0:
+            yield
+        found[value] = tuple(candidates[at] for at in sorted((*mine, *common)))
+    return best, found, tuple(candidates[at] for at in common)
 
 
 def by_order(candidate: Candidate) -> Order:

@@ -41,7 +41,7 @@ _BY_FIELD: Final = frozenset(
 check of one policy and half of another would be a check that nobody wrote."""
 
 
-class Setting(msgspec.Struct, frozen=True):
+class Setting(msgspec.Struct, frozen=True, gc=False):
     """A value, and who says so."""
 
     value: Any
@@ -49,7 +49,7 @@ class Setting(msgspec.Struct, frozen=True):
     """``TrafficPolicy shop/web (policies.yaml:3)``"""
 
 
-class EffectivePolicy(msgspec.Struct, frozen=True):
+class EffectivePolicy(msgspec.Struct, frozen=True, gc=False):
     """All that is set for one target: ``timeouts.connect`` -> Setting. Compared by value."""
 
     settings: dict[str, Setting] = msgspec.field(default_factory=dict)

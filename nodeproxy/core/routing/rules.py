@@ -72,7 +72,7 @@ class RetrySettings(msgspec.Struct, frozen=True, gc=False):
     max_backoff: float = 0.25
 
 
-class Filtering(msgspec.Struct, frozen=True):
+class Filtering(msgspec.Struct, frozen=True, gc=False):
     """What filters do to a request and its answer; of a rule, or of one backend."""
 
     request: Edits | None = None
@@ -88,7 +88,7 @@ class Filtering(msgspec.Struct, frozen=True):
 NO_FILTERS: Final = Filtering()
 
 
-class Backend(msgspec.Struct, frozen=True):
+class Backend(msgspec.Struct, frozen=True, gc=False):
     """Where a share of the traffic goes."""
 
     service: str
@@ -108,7 +108,7 @@ class Backend(msgspec.Struct, frozen=True):
         return f"{self.service}:{self.port}"
 
 
-class Mirror(msgspec.Struct, frozen=True):
+class Mirror(msgspec.Struct, frozen=True, gc=False):
     """A copy of some requests; its answer is thrown away."""
 
     backend: Backend
@@ -119,7 +119,7 @@ class Mirror(msgspec.Struct, frozen=True):
         return drawn < self.fraction
 
 
-class Backends(msgspec.Struct, frozen=True):
+class Backends(msgspec.Struct, frozen=True, gc=False):
     """The backends of a rule, ready for drawing."""
 
     entries: tuple[Backend, ...] = ()
@@ -152,7 +152,7 @@ def backends(entries: tuple[Backend, ...]) -> Backends:
 NO_TIMEOUTS: Final = Timeouts()
 
 
-class Rule(msgspec.Struct, frozen=True):
+class Rule(msgspec.Struct, frozen=True, gc=False):
     """One rule of one HTTPRoute."""
 
     route: Key
@@ -176,7 +176,7 @@ class Rule(msgspec.Struct, frozen=True):
         return self.name or f"{self.route.namespace}/{self.route.name}/{self.index}"
 
 
-class Decision(msgspec.Struct, frozen=True):
+class Decision(msgspec.Struct, frozen=True, gc=False):
     """Which rule a request takes, and by which of its matches. Made at compile time."""
 
     rule: Rule

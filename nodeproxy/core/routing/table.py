@@ -9,6 +9,7 @@ walks.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -44,12 +45,14 @@ class HttpRules:
         exact: dict[bytes, Decision | Group],
         patterns: tuple[tuple[Pattern, Decision | Group], ...],
         prefixes: dict[bytes, Decision | Group],
-        candidates: tuple[Candidate, ...],
+        lengths: frozenset[int],
+        candidates: Sequence[Candidate],
     ) -> None:
+        """``lengths``: of the prefixes. What is given belongs to the rules from now on."""
         self._exact: Final = exact
         self._patterns: Final = patterns
         self._prefixes: Final = prefixes
-        self._lengths: Final = frozenset(map(len, prefixes))
+        self._lengths: Final = lengths
         self._longest: Final = max(self._lengths, default=-1)
         self.candidates: Final = candidates
         """All of them, in no order."""
@@ -99,7 +102,7 @@ class HttpRules:
         return sorted(self.candidates, key=by_order)
 
 
-NO_RULES: Final = HttpRules({}, (), {}, ())
+NO_RULES: Final = HttpRules({}, (), {}, frozenset(), ())
 
 
 class HostRules:
@@ -145,7 +148,7 @@ def suffixes(host: bytes) -> list[bytes]:
     return found
 
 
-class TcpRule(msgspec.Struct, frozen=True):
+class TcpRule(msgspec.Struct, frozen=True, gc=False):
     """A rule of a TCPRoute or TLSRoute."""
 
     route: str
@@ -182,7 +185,7 @@ class SniRules:
         return found or self.other
 
 
-class PortRules(msgspec.Struct, frozen=True):
+class PortRules(msgspec.Struct, frozen=True, gc=False):
     """What applies to a service's port for one group of clients: one kind of route."""
 
     kind: str
@@ -191,7 +194,7 @@ class PortRules(msgspec.Struct, frozen=True):
     tcp: TcpRule | None = None
 
 
-class ServiceRules(msgspec.Struct, frozen=True):
+class ServiceRules(msgspec.Struct, frozen=True, gc=False):
     """All that is attached to one service."""
 
     ports: dict[int, dict[str, PortRules]]
@@ -204,7 +207,7 @@ class ServiceRules(msgspec.Struct, frozen=True):
         return (groups.get(client) if client else None) or groups.get("")
 
 
-class ListenerRules(msgspec.Struct, frozen=True):
+class ListenerRules(msgspec.Struct, frozen=True, gc=False):
     """A listener of a Gateway."""
 
     name: str
@@ -218,7 +221,7 @@ class ListenerRules(msgspec.Struct, frozen=True):
     """Absolute paths."""
 
 
-class GatewayRules(msgspec.Struct, frozen=True):
+class GatewayRules(msgspec.Struct, frozen=True, gc=False):
     """The listeners of a Gateway by port, the most specific hostname first."""
 
     name: str
