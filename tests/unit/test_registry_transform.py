@@ -218,7 +218,7 @@ def naive(raw: dict[str, Service], composition: Composition) -> dict[str, Servic
     return found
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(
     st.sampled_from(RULES),
     st.sampled_from(ONLY),
