@@ -1,12 +1,14 @@
 """The daemon at scale: ``python tests/bench/daemon_scale.py [--services N] [--endpoints N]``.
 
+With ``--intercept`` (root) the node stands in a network namespace and programs the kernel, too.
+
 Starts ``nodeproxy run`` with explicit listeners on a services file of 10,000 services with
 100,000 endpoints, while a client sends requests all the time, and prints: time to ready, the
 longest stall of the loop (as the daemon measures it, and as the client feels it), memory, time
 from a change of one endpoint in the file to the first request on the new endpoint, and how the
 file is loaded a second time into the running daemon. Stalls are wall-clock time, so on a busy
 machine they count what others took: the time for which the daemon's thread was ready to run and
-had no CPU stands beside them. No root, loopback only.
+had no CPU stands beside them. Without ``--intercept`` no root, loopback only.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from typing import Any
 
 from nodeproxy.admin.client import AdminError, Client
 from nodeproxy.admin.views import StatusView
+from nodeproxy.demo.lab import Lab
 
 SOCKET_FILE = "admin.sock"
 
@@ -36,11 +39,13 @@ SOCKET_FILE = "admin.sock"
 class Answers(threading.Thread):
     """A back end that answers each request with its name, over and over."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, lab: Lab | None) -> None:
         super().__init__(daemon=True)
         body = name.encode()
         self._answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
-        self._sock = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self._sock = socket.socket() if lab is None else lab.socket("node1")
+        self._sock.bind(("127.0.0.1", 0))
+        self._sock.listen(64)
         self.port = int(self._sock.getsockname()[1])
         self.start()
 
@@ -58,9 +63,10 @@ class Answers(threading.Thread):
 class Requests(threading.Thread):
     """A client on one keep-alive connection; the time that each request took."""
 
-    def __init__(self, port: int, pause: float = 0.001) -> None:
+    def __init__(self, port: int, lab: Lab | None, pause: float = 0.001) -> None:
         super().__init__(daemon=True)
-        self._sock = socket.create_connection(("127.0.0.1", port))
+        self._sock = socket.socket() if lab is None else lab.socket("node1")
+        self._sock.connect(("127.0.0.1", port))
         self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._pause = pause
         self._end = threading.Event()
@@ -88,13 +94,17 @@ class Requests(threading.Thread):
 class Node:
     """The daemon in a folder of its own."""
 
-    def __init__(self, folder: Path, port: int) -> None:
+    def __init__(self, folder: Path, port: int, lab: Lab | None = None) -> None:
         self.folder = folder
         self.port = port
+        self.lab = lab
+        interception: dict[str, Any] = {"mode": "none"}
+        if lab is not None:
+            interception = {"mode": "iptables", "vip_cidrs": ["10.96.0.0/16"]}
         (folder / "nodeproxy.yaml").write_text(
             json.dumps(
                 {
-                    "interception": {"mode": "none"},
+                    "interception": interception,
                     "listeners": [{"bind": f"127.0.0.1:{port}", "service": "shop/web", "port": 80}],
                     "registries": [{"kind": "file", "path": "services.json"}],
                     "state_dir": "state",
@@ -112,10 +122,11 @@ class Node:
     @contextlib.contextmanager
     def running(self) -> Iterator[subprocess.Popen[bytes]]:
         program = Path(sys.executable).with_name("nodeproxy")
+        command = [str(program), "run", "--config", str(self.folder / "nodeproxy.yaml")]
+        if self.lab is not None:
+            command = self.lab.command("node1", *command)
         with (self.folder / "log").open("ab") as log:
-            process = subprocess.Popen(
-                [str(program), "run", "--config", str(self.folder / "nodeproxy.yaml")], stderr=log
-            )
+            process = subprocess.Popen(command, stderr=log)
         try:
             yield process
         finally:
@@ -178,9 +189,9 @@ def felt(times: list[float]) -> str:
     return f"{max(times) * 1000:.1f} ms" if times else "none sent"
 
 
-def measure(folder: Path, count: int, endpoints: int, rounds: int) -> None:
-    old, new = Answers("old"), Answers("new")
-    node = Node(folder, free_port())
+def measure(folder: Path, count: int, endpoints: int, rounds: int, lab: Lab | None) -> None:
+    old, new = Answers("old", lab), Answers("new", lab)
+    node = Node(folder, free_port(), lab)
 
     node.write(services(count, endpoints, [old.port], 0))
     began = time.perf_counter()
@@ -203,7 +214,7 @@ def measure(folder: Path, count: int, endpoints: int, rounds: int) -> None:
         line("  longest stall of the loop meanwhile", stall(node.status()))
         line("  time ready to run without a CPU, in all", without_cpu(process.pid))
 
-        client = Requests(node.port)
+        client = Requests(node.port, lab)
         waits = []
         for _ in range(rounds):
             for backend in (new, old):
@@ -222,7 +233,7 @@ def measure(folder: Path, count: int, endpoints: int, rounds: int) -> None:
         line("  the longest of them", f"{max(waits) * 1000:.0f} ms")
         line("  longest request meanwhile, as the client felt it", felt(times))
 
-        client = Requests(node.port)
+        client = Requests(node.port, lab)
         cpu = cpu_seconds(process.pid)
         generation = node.status().generation
         began = time.perf_counter()
@@ -261,9 +272,11 @@ def main() -> None:
     parser.add_argument("--services", type=int, default=10_000)
     parser.add_argument("--endpoints", type=int, default=10, help="of each service")
     parser.add_argument("--rounds", type=int, default=5, help="changes of one endpoint, twice")
+    parser.add_argument("--intercept", action="store_true", help="with the kernel (root)")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        measure(Path(folder), given.services, given.endpoints, given.rounds)
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        lab = stack.enter_context(Lab(nodes=1, pods=1)) if given.intercept else None
+        measure(Path(folder), given.services, given.endpoints, given.rounds, lab)
 
 
 if __name__ == "__main__":
