@@ -19,7 +19,7 @@ import trio
 from registry.base import RegistryError
 from registry.http import failed
 
-__all__ = ["Answer", "Server", "fetch", "read_secret", "server", "tls_context"]
+__all__ = ["Answer", "Body", "Server", "fetch", "read_secret", "server", "tls_context"]
 
 MAX_BODY: Final = 256 * 1024 * 1024
 """Bytes of an answer that are accepted."""
@@ -94,7 +94,7 @@ async def fetch(
         content=content,
         timeout=httpx.Timeout(5.0, read=read_timeout),
     )
-    request.stream = _Body(request.content)
+    request.stream = Body(request.content)
     try:
         response = await http.send(request, stream=True, auth=auth)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -116,7 +116,7 @@ async def fetch(
     return Answer(response.status_code, response.headers, bytes(body))
 
 
-class _Body(httpx.AsyncByteStream):
+class Body(httpx.AsyncByteStream):
     """A request's body. httpx's own is an asynchronous generator, which is left unfinished, to the
     garbage collector's complaint, where a server answers or hangs up early."""
 

@@ -1,0 +1,1 @@
+"""The back end ``docker``: the containers of this machine, or the services of a Swarm."""
