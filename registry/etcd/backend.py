@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import ExitStack, aclosing, suppress
+from contextlib import ExitStack, aclosing, asynccontextmanager, suppress
 from pathlib import Path
 from typing import ClassVar, Final
 
@@ -98,6 +98,20 @@ class EtcdBackend:
 
     async def run(self, sink: Sink) -> None:
         """See :class:`registry.base.Backend`."""
+        async with self.connect() as gateway:
+            publisher = Publisher(sink, self._table)
+            while True:
+                try:
+                    with ExitStack() as load:
+                        read = await self._read(gateway, load)
+                        await publisher.publish()
+                    await _Watch(self, gateway, publisher, read).follow()
+                except (_ReadAgain, Compacted):
+                    await trio.sleep(self._rng.uniform(0, 0.1))
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator[Gateway]:
+        """The cluster, with credentials as they are in their files now. Raises RegistryError."""
         login = await trio.to_thread.run_sync(self._login)
         tls = None
         if any(endpoint.startswith("https:") for endpoint in self._options.endpoints):
@@ -113,51 +127,46 @@ class EtcdBackend:
             connect_timeout=self._options.timeout,
             read_timeout=None,
         ) as http:
-            gateway = Gateway(
-                http, self._options.endpoints, login, self._options.timeout, self._rng
-            )
-            publisher = Publisher(sink, self._table)
-            while True:
-                try:
-                    await _Watch(self, gateway, publisher, await self._read(gateway)).follow()
-                except (_ReadAgain, Compacted):
-                    await trio.sleep(self._rng.uniform(0, 0.1))
+            yield Gateway(http, self._options.endpoints, login, self._options.timeout, self._rng)
 
     # --- reading ---
 
-    async def _read(self, gateway: Gateway) -> Header:
+    async def _read(self, gateway: Gateway, load: ExitStack) -> Header:
         """All keys, at one revision, into the table. That revision's header."""
         key, end = self._range
         first: Header | None = None
         seen: set[str] = set()
         more = True
-        with ExitStack() as load:
-            while more:
-                request = range_request(key, end, self._page, first.revision if first else 0)
-                page, size = await gateway.call("/v3/kv/range", request, Range)
-                if first is None:
-                    first = page.header
-                    if page.count > LOAD:
-                        load.enter_context(bulk())
-                if size > LARGE:
-                    self._page = max(1, min(self._page // 2, len(page.kvs) * LARGE // size))
-                else:
-                    self._page = min(self._options.page, self._page * 2)
-                for i, kv in enumerate(page.kvs):
-                    seen.add(self._put(kv))
-                    if i % BITE == BITE - 1:
-                        await trio.lowlevel.checkpoint()
-                more = page.more and bool(page.kvs)
-                if more:
-                    key = page.kvs[-1].key + b"\0"
+        while more:
+            request = range_request(key, end, self._page, first.revision if first else 0)
+            page, size = await gateway.call("/v3/kv/range", request, Range)
+            if first is None:
+                first = page.header
+                if page.count > LOAD:
+                    load.enter_context(bulk())
+            if size > LARGE:
+                self._page = max(1, min(self._page // 2, len(page.kvs) * LARGE // size))
+            else:
+                self._page = min(self._options.page, self._page * 2)
+            for i, kv in enumerate(page.kvs):
+                seen.add(self._put(kv))
+                if i % BITE == BITE - 1:
+                    await trio.lowlevel.checkpoint()
+            more = page.more and bool(page.kvs)
+            if more:
+                key = page.kvs[-1].key + b"\0"
         assert first is not None
         await self._sweep(seen)
         self.reads += 1
         return first
 
     async def _sweep(self, seen: set[str]) -> None:
-        for i, key in enumerate([key for key in self._table if key not in seen]):
-            self._table.delete(key)
+        """What was not read any more is gone."""
+        if len(seen) == len(self._table):
+            return
+        for i, key in enumerate(list(self._table)):
+            if key not in seen:
+                self._table.delete(key)
             if i % BITE == BITE - 1:
                 await trio.lowlevel.checkpoint()
 

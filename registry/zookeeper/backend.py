@@ -8,8 +8,8 @@ come back within the session's time-out is an error.
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import ClassVar
 
@@ -24,7 +24,7 @@ from registry.zookeeper.options import LAYOUTS, Options
 from registry.zookeeper.session import Lost, Refused, Session, State, open_session
 from registry.zookeeper.walk import Pattern, Tree, Walk
 
-__all__ = ["Options", "ZookeeperBackend"]
+__all__ = ["Line", "Options", "ZookeeperBackend"]
 
 
 class ZookeeperBackend:
@@ -60,18 +60,10 @@ class ZookeeperBackend:
 
     async def run(self, sink: Sink) -> None:
         """See :class:`registry.base.Backend`."""
-        login = await trio.to_thread.run_sync(self._login)
         failures: list[RegistryError] = []
-        line = _Line()
+        line = Line()
         async with (
-            open_session(
-                self._options.servers,
-                chroot=(self._options.chroot or "").rstrip("/"),
-                login=login,
-                timeout=self._options.session_timeout,
-                mark=self._context.mark,
-                on_state=line.set,
-            ) as session,
+            self.connect(line, self._options.session_timeout) as session,
             trio.open_nursery() as nursery,
         ):
             run = _Run(self, session, line, Publisher(sink, self._tree.table))
@@ -91,6 +83,21 @@ class ZookeeperBackend:
         if failures:
             raise failures[0]
 
+    @asynccontextmanager
+    async def connect(self, line: Line, timeout: float) -> AsyncIterator[Session]:
+        """A session of the ensemble that times out after so many seconds, with credentials as they
+        are in their files now; ``line`` tells its state. Raises RegistryError."""
+        login = await trio.to_thread.run_sync(self._login)
+        async with open_session(
+            self._options.servers,
+            chroot=(self._options.chroot or "").rstrip("/"),
+            login=login,
+            timeout=timeout,
+            mark=self._context.mark,
+            on_state=line.set,
+        ) as session:
+            yield session
+
     def _login(self) -> tuple[str, str] | None:
         """Raises RegistryError. Blocks."""
         if self._options.username is None or self._options.password_file is None:
@@ -103,7 +110,7 @@ class ZookeeperBackend:
             raise RegistryError(f"password_file {path}: {why}") from None
 
 
-class _Line:
+class Line:
     """The connection's state, to be waited for."""
 
     def __init__(self) -> None:
@@ -132,7 +139,7 @@ class _Run:
     """The parts of one run."""
 
     def __init__(
-        self, backend: ZookeeperBackend, session: Session, line: _Line, publisher: Publisher
+        self, backend: ZookeeperBackend, session: Session, line: Line, publisher: Publisher
     ) -> None:
         self._backend = backend
         self._session = session

@@ -56,5 +56,5 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     session_timeout: Duration = Duration("10s")
     """After this long without an answer the connection is given up and the registry counts as
     failed. 1s to 5m; the server may set other limits."""
-    requests: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 32
+    requests: Annotated[int, msgspec.Meta(ge=1, le=200)] = 32
     """The most requests that are under way at a time."""

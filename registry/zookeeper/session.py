@@ -21,10 +21,11 @@ import kazoo.exceptions
 import trio
 from kazoo.handlers.threading import SequentialThreadingHandler
 from kazoo.protocol.serialization import CloseInstance
+from kazoo.security import CREATOR_ALL_ACL, OPEN_ACL_UNSAFE, READ_ACL_UNSAFE
 
 from registry.base import RegistryError
 
-__all__ = ["Gone", "Lost", "Refused", "Session", "State", "open_session"]
+__all__ = ["Gone", "Lost", "Refused", "Session", "State", "Taken", "open_session"]
 
 _SO_MARK: Final = 36  # asm-generic/socket.h
 
@@ -47,6 +48,10 @@ _LOST: Final = (
 
 class Gone(Exception):
     """There is no such node."""
+
+
+class Taken(Exception):
+    """There is such a node already."""
 
 
 class Lost(Exception):
@@ -94,6 +99,31 @@ class Session:
         watch = None if changed is None else self._watcher(changed)
         return await self._ask(self._client.exists_async, path, watch=watch) is not None
 
+    async def create(self, path: str, value: bytes, *, sequential: bool) -> str:
+        """An ephemeral node: it goes with this session. Folders above it are made. Everybody may
+        read it; where we have logged in only we may change it. Its path, which ends with a number
+        if ``sequential``. Raises Taken, Lost (it may be there all the same), Refused."""
+        await self._ask(self._client.ensure_path_async, path.rpartition("/")[0] or "/")
+        acl = [*CREATOR_ALL_ACL, *READ_ACL_UNSAFE] if self._client.auth_data else OPEN_ACL_UNSAFE
+        made: str = await self._ask(
+            self._client.create_async,
+            path,
+            value=value,
+            acl=acl,
+            ephemeral=True,
+            sequence=sequential,
+        )
+        return made
+
+    async def delete(self, path: str) -> None:
+        """Raises Gone, Lost, Refused."""
+        await self._ask(self._client.delete_async, path)
+
+    async def owned(self, path: str) -> bool:
+        """Whether there is such a node, and of this session. Raises Lost, Refused."""
+        stat = await self._ask(self._client.exists_async, path)
+        return stat is not None and stat.ephemeralOwner == self._client.client_id[0]
+
     @property
     def trouble(self) -> str:
         """Why there is no session, as far as is known; empty at first."""
@@ -117,6 +147,8 @@ class Session:
             return result.value
         if isinstance(error, kazoo.exceptions.NoNodeError):
             raise Gone(path)
+        if isinstance(error, kazoo.exceptions.NodeExistsError):
+            raise Taken(path)
         if isinstance(error, _LOST):
             raise Lost(f"{path}: {type(error).__name__}")
         raise Refused(f"{path}: {type(error).__name__}")

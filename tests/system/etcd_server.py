@@ -108,7 +108,8 @@ class EtcdServer:
             assert self.process is not None
             if self.process.poll() is not None or time.monotonic() > end:
                 raise AssertionError((self.folder / "log").read_text()[-2000:])
-            time.sleep(0.02)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(0.02)
 
     def _signal(self, number: int) -> None:
         if self.process is not None and self.process.poll() is None:
