@@ -13,6 +13,7 @@ from math import inf
 from iptables.settings import Settings as InterceptionSettings
 from nodeproxy.config import Config
 from nodeproxy.core.policy import Outlier, Policy
+from nodeproxy.dataplane.pump import UNBOUNDED
 from nodeproxy.dataplane.settings import Settings as DataplaneSettings
 from registry import plugins
 from registry.base import Problem
@@ -59,10 +60,21 @@ def dataplane_settings(config: Config) -> DataplaneSettings:
         mark=config.interception.mark if config.interception.mode == "iptables" else 0,
         registry_only=config.outbound == "registry-only",
         via=traffic.via,
+        via_answers=traffic.via_answers,
+        forwarded=traffic.forwarded,
+        trusted_proxies=tuple(str(cidr) for cidr in traffic.trusted_proxies),
+        request_id=traffic.request_id,
+        traceparent=traffic.traceparent,
+        proxy_status=traffic.proxy_status,
         max_head=traffic.max_head,
         header_timeout=float(traffic.header_timeout),
         keep_alive_timeout=float(traffic.keep_alive_timeout),
         body_timeout=float(traffic.body_timeout) or inf,
+        request_timeout=float(traffic.request_timeout) or inf,
+        max_body=traffic.max_body or UNBOUNDED,
+        max_clients=traffic.max_clients,
+        max_per_listener=traffic.max_per_listener,
+        max_per_client=traffic.max_per_client,
         detect_timeout=float(traffic.detect_timeout),
         tcp_idle_timeout=float(traffic.tcp_idle_timeout) or inf,
         policy=Policy(

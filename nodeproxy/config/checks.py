@@ -39,6 +39,9 @@ class Check:
         self.vips(file)
         self.dns(file)
         self.telemetry(file.telemetry)
+        if (file.traffic.forwarded == "trusted") != bool(file.traffic.trusted_proxies):
+            message = "forwarded: trusted and trusted_proxies are of use only together"
+            self.doubt(message, "traffic", "forwarded")
         if file.traffic.outlier.max_ejection < file.traffic.outlier.base_ejection:
             self.bad("is shorter than base_ejection", "traffic", "outlier", "max_ejection")
         for name in _TIMEOUTS:

@@ -162,10 +162,13 @@ class Traffic(_Section, frozen=True):
     """From the first byte of a request's head to its last."""
     body_timeout: Duration = Duration("60s")
     """Longest silence of a client within a request's body."""
+    request_timeout: Duration = Duration("1h")
+    """From the first byte of a request to the last of its body; 0: no limit."""
     response_timeout: Duration = Duration("0s")
     """From the end of a request to the head of its response; 0: no limit."""
     response_body_timeout: Duration = Duration("5m")
-    """Longest silence of an endpoint within a response's body."""
+    """Longest silence of an endpoint within a response's body, and the time in which a client has
+    to take what was read of it: at most 256 KiB at a time."""
     drain_timeout: Duration = Duration("10s")
     """At shutdown: for requests in flight to end."""
     max_connections: Count = 1024
@@ -174,10 +177,32 @@ class Traffic(_Section, frozen=True):
     """Idle connections that are kept for one endpoint."""
     max_head: Annotated[int, Meta(ge=4096, le=1048576)] = 65536
     """Bytes of a request's head; a longer one is refused with 431."""
+    max_body: Annotated[int, Meta(ge=0)] = 0
+    """Bytes of a request's body; a longer one is refused with 413. 0: no limit."""
+    max_clients: Annotated[int, Meta(ge=0)] = 0
+    """Open connections of all clients. Over a limit, HTTP clients are answered with 503 and others
+    reset. 0: as many as there are descriptors."""
+    max_per_listener: Annotated[int, Meta(ge=0)] = 0
+    """The same for each listener; all intercepted connections come through one. 0: no limit."""
+    max_per_client: Annotated[int, Meta(ge=0)] = 0
+    """The same for each address of a client. 0: no limit."""
     outlier: Outlier = Outlier()
     """Ejection of endpoints that fail."""
     via: bool = True
     """Add ``Via: 1.1 nodeproxy`` to requests."""
+    via_answers: bool = False
+    """Add it to the endpoints' answers, too."""
+    forwarded: Literal["append", "overwrite", "trusted"] = "append"
+    """What clients say in ``X-Forwarded-*``, ``Forwarded`` and ``X-Real-IP``: kept and added to
+    (``append``), removed (``overwrite``), or kept only from ``trusted_proxies`` (``trusted``)."""
+    trusted_proxies: tuple[Cidr, ...] = ()
+    """Networks of the clients that are believed with ``forwarded: trusted``."""
+    request_id: bool = True
+    """Give an ``X-Request-Id`` to requests without one."""
+    traceparent: bool = False
+    """Begin a W3C trace, marked as sampled, for requests without a ``traceparent``."""
+    proxy_status: bool = True
+    """Say in ``Proxy-Status`` (RFC 9209) why an answer is the proxy's own."""
 
 
 class AccessLog(_Section, frozen=True):

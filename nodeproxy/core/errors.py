@@ -13,6 +13,7 @@ from typing import ClassVar
 __all__ = [
     "BadRequest",
     "BadResponse",
+    "BodyTooLarge",
     "ClientGone",
     "ClientTimeout",
     "ConnectFailed",
@@ -22,6 +23,7 @@ __all__ = [
     "NoEndpoints",
     "ProxyError",
     "TargetTooLong",
+    "TooManyConnections",
     "UnknownDestination",
     "Unsupported",
     "UpstreamClosed",
@@ -60,6 +62,13 @@ class TargetTooLong(HeadTooLarge):
     status = 414
 
 
+class BodyTooLarge(BadRequest):
+    """The body of a request exceeds ``traffic.max_body``."""
+
+    reason = "http_request_body_size"
+    status = 413
+
+
 class Unsupported(BadRequest):
     """A well-formed request for something that this proxy does not do (CONNECT, a transfer
     coding other than chunked)."""
@@ -82,6 +91,20 @@ class ClientGone(ProxyError):
     reason = "client_disconnected"
     flag = "DC"
     status = 499
+
+
+class TooManyConnections(ProxyError):
+    """A limit on connections from clients was reached: in total, of one client or of one
+    listener."""
+
+    reason = "connection_limit_reached"
+    flag = "OM"
+    status = 503
+
+    def __init__(self, message: str, limit: str = "") -> None:
+        """``limit``: ``total``, ``listener`` or ``client``."""
+        super().__init__(message)
+        self.limit = limit
 
 
 class UnknownDestination(ProxyError):

@@ -11,6 +11,7 @@ from nodeproxy.dataplane.stream import Stream
 from nodeproxy.dataplane.upstream import Upstream
 
 if TYPE_CHECKING:
+    from nodeproxy.dataplane.listener import Listener
     from nodeproxy.dataplane.node import Node
 
 __all__ = ["Connection"]
@@ -25,7 +26,17 @@ def _encoded(address: str) -> bytes:
 class Connection:
     """A client's connection: who called, and what it dialled."""
 
-    __slots__ = ("client", "destination", "forwarded_for", "idle", "node", "peer", "upstream")
+    __slots__ = (
+        "client",
+        "destination",
+        "forwarded_for",
+        "idle",
+        "listener",
+        "node",
+        "peer",
+        "trusted",
+        "upstream",
+    )
 
     def __init__(self, node: Node, client: Stream, peer: Address, destination: str) -> None:
         self.node = node
@@ -34,7 +45,11 @@ class Connection:
         self.forwarded_for = _encoded(peer[0])
         self.destination = destination
         """``address:port`` that the client dialled: before the redirection, if there was one."""
+        self.trusted = node.trusts(peer[0])
+        """What it says of earlier hops (X-Forwarded-For) is believed."""
         self.upstream: Upstream | None = None
+        self.listener: Listener | None = None
+        """Where it was counted in."""
         self.idle = False
         """It has served a request and waits for another one: to end it now loses nothing."""
 
@@ -48,6 +63,7 @@ class Connection:
         if self.upstream is not None:
             self.upstream.series.active.value -= 1
             self.upstream = None
+        self.node.door.leave(self)
         self.client.close()
 
     def record(self, started: float, protocol: str, provider: Upstream) -> Record:

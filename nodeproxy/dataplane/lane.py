@@ -133,6 +133,13 @@ class Lane:
         """Raise Cancelled where the lane waits. Harmless when it has finished."""
         self.throw(Cancelled())
 
+    def hurry(self, deadline: float) -> None:
+        """Let the present wait end at ``deadline``, if it would last longer."""
+        if deadline < self.deadline:
+            self.deadline = deadline
+            if deadline < self.look_at:
+                self.reactor.wheel.arm(self)
+
     def expire(self) -> None:
         """The deadline has passed: wake a sleeper, or raise TimedOut where the lane waits."""
         self.deadline = inf

@@ -58,6 +58,8 @@ class Listener:
         """``namespace/name:port`` of an explicit listener; empty: redirected connections."""
         self.accepted = 0
         """Connections taken since the start."""
+        self.open = 0
+        """Those of them that are served now."""
         self.reactor = reactor
         self.sock = sock
         self.address: Address = sock.getsockname()[:2]

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from random import Random
 from typing import Final
 
 from nodeproxy.core.destination import Address, Direct, dialled, host_port, named
-from nodeproxy.core.errors import ProxyError
-from nodeproxy.core.http1 import Limits
+from nodeproxy.core.errors import ProxyError, TooManyConnections
+from nodeproxy.core.http1 import Limits, Onward
 from nodeproxy.core.record import Record
+from nodeproxy.core.trust import trust
+from nodeproxy.dataplane.answers import LINGER_SECONDS, refuse
 from nodeproxy.dataplane.connection import Connection
+from nodeproxy.dataplane.door import Door
 from nodeproxy.dataplane.lane import LaneGroup
 from nodeproxy.dataplane.listener import Listener, Own, original_destination
 from nodeproxy.dataplane.outbound import serve
@@ -35,6 +39,11 @@ __all__ = ["Node"]
 
 MAINTENANCE: Final = 1.0
 """Seconds between two looks at idle connections and ejections."""
+
+REFUSING: Final = 64
+"""Connections over a limit that are answered at a time; more are reset."""
+DRAIN_IDLE: Final = 0.5
+"""Seconds within which idle clients' connections end when draining begins."""
 
 _spelled = lru_cache(maxsize=4096)(host_port)  # one text for all connections to a destination
 
@@ -60,7 +69,19 @@ class Node:
         self.listeners: list[Listener] = []
         self.draining = False
         """While draining, answers tell clients to close."""
-        self.request_fields = b"Via: 1.1 nodeproxy\r\n" if settings.via else b""
+        self.onward = Onward(
+            via=settings.via,
+            via_answers=settings.via_answers,
+            request_id=settings.request_id,
+            traceparent=settings.traceparent,
+            random=rng.getrandbits,
+        )
+        self.trusts = trust(settings.forwarded, settings.trusted_proxies)
+        self.door = Door(
+            total=settings.max_clients,
+            per_listener=settings.max_per_listener,
+            per_client=settings.max_per_client,
+        )
         self.upstreams: dict[tuple[str, int], Upstream] = {}
         """The service ports in use, by service name and port."""
         self.own = Own()
@@ -71,6 +92,8 @@ class Node:
         """Those of them that ended with an error of the proxy's own."""
         self._requests = Requests(families)
         self._passthrough = EndpointSeries(families, PASSTHROUGH, NONE, NONE)
+        self._refused = families.connections_refused
+        self._refusing = 0
         self._detect = families.detect
         self._detected: dict[str, Histogram] = {}
         self._access_log = access_log
@@ -82,55 +105,89 @@ class Node:
 
     def intercept(self, sock: socket.socket) -> Listener:
         """Serve redirected connections: they go where their client had dialled."""
-        return self._listen(sock, self._accept_redirected)
+        return self._listen(sock, "", self._accept_redirected)
 
     def serve_port(self, sock: socket.socket, service: str, port: int) -> Listener:
         """Serve an explicit listener: every connection goes to one service port."""
 
-        def accept(sock: socket.socket, peer: Address) -> None:
+        def accept(listener: Listener, sock: socket.socket, peer: Address) -> None:
             destination = _spelled(sock.getsockname()[:2])
-            self._accept(sock, peer, destination, lambda: self._named(service, port))
+            self._accept(listener, sock, peer, destination, lambda: self._named(service, port))
 
-        return self._listen(sock, accept, f"{service}:{port}")
+        return self._listen(sock, f"{service}:{port}", accept)
 
     def _listen(
         self,
         sock: socket.socket,
-        accept: Callable[[socket.socket, Address], None],
-        service: str = "",
+        service: str,
+        accept: Callable[[Listener, socket.socket, Address], None],
     ) -> Listener:
-        listener = Listener(self.reactor, sock, accept, on_scarce=self._scarce, service=service)
+        listener = Listener(
+            self.reactor,
+            sock,
+            lambda sock, peer: accept(listener, sock, peer),
+            on_scarce=self._scarce,
+            service=service,
+        )
         self.listeners.append(listener)
         self.own.add(listener.address)
         return listener
 
-    def _accept_redirected(self, sock: socket.socket, peer: Address) -> None:
+    def _accept_redirected(self, listener: Listener, sock: socket.socket, peer: Address) -> None:
         destination = original_destination(sock)
         if destination is None:
             # Somebody dialled the listener itself.
             destination = sock.getsockname()[:2]
-        self._accept(sock, peer, _spelled(destination), lambda: self._dialled(destination))
+        spelled = _spelled(destination)
+        self._accept(listener, sock, peer, spelled, lambda: self._dialled(destination))
 
     def _accept(
         self,
+        listener: Listener,
         sock: socket.socket,
         peer: Address,
         destination: str,
         find: Callable[[], Upstream],
     ) -> None:
-        """Begin the lane of one accepted connection, or refuse it with a reset."""
+        """Begin the lane of one accepted connection, or refuse it."""
         connection = Connection(self, Stream(self.reactor, sock, CLIENT), peer, destination)
         try:
             upstream = find()
         except ProxyError as error:
-            record = Record(self.reactor.now, "TCP", connection.peer, destination)
-            record.flags, record.detail = error.flag, f"{error.reason}: {error}"
-            record.ended = self.reactor.now
-            self.emit(record, self._requests.passthrough)
-            connection.client.reset()
+            self._reset(connection, self._requests.passthrough, error)
+            return
+        try:
+            self.door.enter(connection, listener)
+        except TooManyConnections as error:
+            self._refused.bind(error.limit).value += 1
+            if upstream.port.protocol == "http" and self._refusing < REFUSING:
+                lane = self._turn_away(connection, upstream, error)
+                self.reactor.spawn(lane, self.lanes, connection)
+            else:
+                self._reset(connection, upstream.series, error)
             return
         connection.open(upstream)
         self.reactor.spawn(serve(connection, upstream), self.lanes, connection)
+
+    def _reset(self, connection: Connection, series: RequestSeries, error: ProxyError) -> None:
+        """Refuse a connection of which nothing has been read."""
+        record = Record(self.reactor.now, "TCP", connection.peer, connection.destination)
+        record.flags, record.detail = error.flag, f"{error.reason}: {error}"
+        record.ended = self.reactor.now
+        self.emit(record, series)
+        connection.client.reset()
+
+    async def _turn_away(
+        self, connection: Connection, upstream: Upstream, error: ProxyError
+    ) -> None:
+        """Tell an HTTP client that there is no room. Only a few at a time are told."""
+        self._refusing += 1
+        try:
+            with suppress(ProxyError):  # some clients are confused by an answer before they ask
+                await connection.client.readable(LINGER_SECONDS)
+            await refuse(connection, upstream, self.reactor.now, error)
+        finally:
+            self._refusing -= 1
 
     # -- who is meant --------------------------------------------------------------------
 
@@ -211,15 +268,14 @@ class Node:
 
     def drain(self) -> None:
         """Accept no more, and have answers tell clients to close. Lanes end by themselves; those
-        that wait for another request end now."""
+        that wait for a request end within ``DRAIN_IDLE`` seconds, spread over that time: what a
+        client has just sent is still answered, and not all clients come back at once."""
         self.draining = True
         for listener in self.listeners:
-            listener.finish()
-        for lane in list(self.lanes.lanes):
-            owner = lane.owns
-            # What the client has just sent is still served, and told to be the last.
-            if isinstance(owner, Connection) and owner.idle and not owner.client.ended():
-                lane.cancel()
+            listener.close()
+        for lane in self.lanes.lanes:
+            if isinstance(lane.owns, Connection) and lane.owns.idle:
+                lane.hurry(self.reactor.now + self._rng() * DRAIN_IDLE)
 
     def close(self) -> None:
         """End every connection now."""

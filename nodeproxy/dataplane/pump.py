@@ -58,18 +58,29 @@ class Pipe:
             os.close(self.outlet)
 
 
-async def pump(source: Stream, target: Stream, limit: int, timeout: float, meter: Bytes) -> int:
+async def pump(
+    source: Stream,
+    target: Stream,
+    limit: int,
+    timeout: float,
+    meter: Bytes,
+    until: float = float("inf"),
+) -> int:
     """Move bytes until ``limit`` of them have gone or the source has ended.
 
     Returns the number moved (less than ``limit``: the source ended). Raises the faults of the
     side that is broken, or that neither gives nor takes anything for ``timeout`` seconds;
     ``meter`` then tells how much had gone. When the source is late nothing is lost: the pump
-    can be started again.
+    can be started again. The source is late, too, when it has more to give at ``until``, in the
+    reactor's time.
     """
     reactor = source.reactor
     left = limit
     while left:
-        data = await source.recv(timeout, COPY_SIZE if left > COPY_SIZE else left)
+        wait = until - reactor.now
+        data = await source.recv(
+            timeout if timeout < wait else max(wait, 0.0), COPY_SIZE if left > COPY_SIZE else left
+        )
         if not data:
             return limit - left
         await target.send(data, timeout)
@@ -82,19 +93,27 @@ async def pump(source: Stream, target: Stream, limit: int, timeout: float, meter
                 pipe = Pipe.take()
             except OSError:
                 continue  # out of descriptors: copying needs none
-            return limit - left + await _splice(source, target, left, timeout, meter, pipe)
+            return limit - left + await _splice(source, target, left, timeout, meter, until, pipe)
     return limit
 
 
 async def _splice(
-    source: Stream, target: Stream, limit: int, timeout: float, meter: Bytes, pipe: Pipe
+    source: Stream,
+    target: Stream,
+    limit: int,
+    timeout: float,
+    meter: Bytes,
+    until: float,
+    pipe: Pipe,
 ) -> int:
     """As pump, through ``pipe``, which is given back."""
+    reactor = source.reactor
     left = limit
     inside = 0
     try:
         while left:
-            await source.readable(timeout)
+            wait = until - reactor.now
+            await source.readable(timeout if timeout < wait else max(wait, 0.0))
             try:
                 inside = os.splice(
                     source.fd, pipe.inlet, PIPE_SIZE if left > PIPE_SIZE else left, flags=_FLAGS
@@ -106,17 +125,18 @@ async def _splice(
             if not inside:
                 break
             left -= inside
+            late = reactor.now + timeout
             while inside:
                 try:
                     moved = os.splice(pipe.outlet, target.fd, inside, flags=_FLAGS)
                 except BlockingIOError:
-                    await target.writable(timeout)
+                    await target.writable(target.patience(timeout, late))
                     continue
                 except OSError as error:
                     raise target.faults.broken(f"writing: {error.strerror}") from error
                 inside -= moved
                 meter.value += moved
-                meter.moved = source.reactor.now
+                meter.moved = reactor.now
         return limit - left
     finally:
         pipe.give_back(empty=not inside)

@@ -143,7 +143,7 @@ class Stream:
         try:
             yield
         except TimedOut:
-            raise self.faults.late(f"nothing could be written for {timeout:g} s") from None
+            raise self.faults.late("what was written was not taken in time") from None
         finally:
             self._writer = None
             if self.fd >= 0:
@@ -153,8 +153,8 @@ class Stream:
     def send(self, data: bytes | memoryview, timeout: float) -> Generator[None, None, None]:
         """Hand all of ``data`` to the kernel.
 
-        Raises ``faults.late`` when the peer takes nothing for ``timeout`` seconds,
-        ``faults.broken`` when the connection is broken.
+        Raises ``faults.late`` when the peer takes nothing for ``timeout`` seconds, or a client
+        has not taken all of it by then; ``faults.broken`` when the connection is broken.
         """
         try:
             sent = self.sock.send(data)
@@ -165,14 +165,25 @@ class Stream:
         except OSError as error:
             raise self.faults.broken(f"writing: {error.strerror}") from error
         rest = memoryview(data)[sent:]
+        late = self.reactor.now + timeout
         while rest:
-            yield from self.writable(timeout)
+            yield from self.writable(self.patience(timeout, late))
             try:
                 rest = rest[self.sock.send(rest) :]
             except BlockingIOError:
                 continue
             except OSError as error:
                 raise self.faults.broken(f"writing: {error.strerror}") from error
+
+    def patience(self, timeout: float, late: float) -> float:
+        """How long to wait until bytes are taken, if all that was begun shall be gone at ``late``.
+
+        That is asked of clients: one that takes a byte now and then would else hold its connection
+        and the endpoint's for as long as it likes. Endpoints may be slow as long as they move.
+        """
+        if self.faults is not CLIENT:
+            return timeout
+        return max(0.0, min(timeout, late - self.reactor.now))
 
     # -- plain calls ---------------------------------------------------------------------
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from time import monotonic
 
 from nodeproxy.core.errors import ProxyError
+from nodeproxy.core.record import Record
 from nodeproxy.dataplane.connection import Connection
 from nodeproxy.dataplane.lane import Companion
 from nodeproxy.dataplane.pump import UNBOUNDED, Bytes, pump
 from nodeproxy.dataplane.stream import RESET, Stream
 from nodeproxy.dataplane.upstream import Lease, Upstream
 
-__all__ = ["relay"]
+__all__ = ["relay", "tunnel"]
 
 
 async def relay(
@@ -24,10 +25,8 @@ async def relay(
     half-close, a reset as a reset.
     """
     node, client = connection.node, connection.client
-    idle = node.settings.tcp_idle_timeout
     record = connection.record(started, "TCP", upstream)
     received, sent = Bytes(), Bytes()
-    back: Companion[None] | None = None
     try:
         if lease is None:
             lease = await upstream.lease(record, fresh=True)
@@ -37,27 +36,58 @@ async def relay(
         record.sent = monotonic()
         upstream.series.tcp_opened()
         upstream.succeeded(target)
-        client.owner = stream.owner = client.reactor.lane
-        client.on_idle = stream.on_idle = _lost
-        if first:
-            await stream.send(first, idle)
-            received.value += len(first)
-        back = Companion(client.reactor, node.lanes, _carry(stream, client, idle, sent, received))
-        await _carry(client, stream, idle, received, sent)
-        await back.join()
+        await _both_ways(connection, stream, first, received, sent)
     except ProxyError as error:
         record.flags, record.detail = error.flag, f"{error.reason}: {error}"
         client.reset()
         if lease is not None:
             lease[1].reset()
     finally:
-        if back is not None:
-            back.cancel()
         if lease is not None:
             upstream.discard(lease[0], lease[1])
         record.bytes_received, record.bytes_sent = received.value, sent.value
         record.ended = monotonic()
         node.emit(record, upstream.series)
+
+
+async def tunnel(
+    connection: Connection,
+    stream: Stream,
+    record: Record,
+    first: bytes,
+    received: Bytes,
+    sent: Bytes,
+) -> None:
+    """Relay between a client and an endpoint that have changed to another protocol (101), as
+    above. What ends it is written into the record, and is no failure of the endpoint: it did what
+    it was asked for."""
+    try:
+        await _both_ways(connection, stream, first, received, sent)
+    except ProxyError as error:
+        record.flags, record.detail = error.flag, f"{error.reason}: {error}"
+        connection.client.reset()
+        stream.reset()
+
+
+async def _both_ways(
+    connection: Connection, stream: Stream, first: bytes, received: Bytes, sent: Bytes
+) -> None:
+    """Both directions, each to its own end. ``first``: what the client has sent already."""
+    node, client = connection.node, connection.client
+    idle = node.settings.tcp_idle_timeout
+    client.owner = stream.owner = client.reactor.lane
+    client.on_idle = stream.on_idle = _lost
+    back: Companion[None] | None = None
+    try:
+        if first:
+            await stream.send(first, idle)
+            received.value += len(first)
+        back = Companion(client.reactor, node.lanes, _carry(stream, client, idle, sent, received))
+        await _carry(client, stream, idle, received, sent)
+        await back.join()
+    finally:
+        if back is not None:
+            back.cancel()
 
 
 async def _carry(source: Stream, target: Stream, idle: float, meter: Bytes, other: Bytes) -> None:

@@ -74,6 +74,12 @@ class Families:
         self.connections_active: Final = gauge(
             "nodeproxy_connections_active", "Client connections that are open.", PORT
         )
+        self.connections_refused: Final = counter(
+            "nodeproxy_connections_refused_total",
+            "Client connections that were answered with 503, or reset, because a limit on"
+            " connections was reached: total, listener, client.",
+            ("limit",),
+        )
         self.tcp_opened: Final = counter(
             "nodeproxy_tcp_connections_opened_total",
             "Connections that began to be relayed as TCP.",

@@ -360,7 +360,7 @@ FORWARDED = [
     (b"A: 1\r\nX-Connection: close\r\nConnection: close\r\n", b"A: 1\r\nX-Connection: close\r\n"),
     (b"Connection: close, x\r\nConnection: close\r\nX: 1\r\nXx: 2\r\n", b"Xx: 2\r\n"),
     (b"Keep-Alive: 5\r\nProxy-Connection: close\r\nTE: trailers\r\nA: 1\r\n", b"A: 1\r\n"),
-    (b"Connection: upgrade\r\nUpgrade: websocket\r\nSec-X: 1\r\n", b"Sec-X: 1\r\n"),
+    (b"Connection: upgrade\r\nUpgrade: h2c\r\nSec-X: 1\r\n", b"Sec-X: 1\r\n"),
     (b"Connection: HTTP2-Settings\r\nHTTP2-Settings: x\r\nA: 1\r\n", b"A: 1\r\n"),
     (b"Connection: x-real-ip, cookie\r\nCookie: 1\r\n", b"Cookie: 1\r\n"),
     (b"Expect: 100-continue\r\nTrailer: t\r\n", b"Expect: 100-continue\r\nTrailer: t\r\n"),
@@ -374,11 +374,34 @@ def test_forwards_fields_in_order_without_those_of_this_hop(fields: bytes, kept:
     assert sent(GET + fields + b"\r\n") == GET + kept + OURS + b"\r\n"
 
 
-def test_upgrade_is_known_when_connection_nominates_it():
+@pytest.mark.parametrize(
+    ("fields", "upgrade"),
+    [
+        (b"Upgrade: websocket\r\n", b""),
+        (b"Connection: keep-alive\r\nUpgrade: websocket\r\n", b""),
+        (b"Connection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n", b"WebSocket"),
+        (b"Connection: Upgrade\r\nUpgrade: a/1, b\r\nUpgrade: c\r\n", b"a/1, b, c"),
+        (b"Connection: Upgrade\r\nUpgrade: h2c\r\n", b""),
+        (b"Connection: Upgrade\r\nUpgrade: h2c, websocket, HTTP/2.0\r\n", b"websocket"),
+        (b"Connection: Upgrade\r\nUpgrade: TLS/1.0\r\n", b""),
+        (b"Connection: Upgrade\r\nUpgrade: foo\r\nContent-Length: 1\r\n", b""),
+        (b"Connection: Upgrade\r\nUpgrade:\r\n", b""),
+    ],
+)
+def test_upgrade_is_asked_for_again_when_connection_nominates_it(fields: bytes, upgrade: bytes):
     """RFC 9110 section 7.8."""
-    assert read(GET + b"Upgrade: h2c\r\n\r\n").upgrade == b""
-    assert read(GET + b"Connection: keep-alive\r\nUpgrade: h2c\r\n\r\n").upgrade == b""
-    assert read(GET + b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n").upgrade == b"h2c"
+    head = read(GET + fields + b"\r\n")
+    assert head.upgrade == upgrade
+    asked = b"Connection: upgrade\r\nUpgrade: %b\r\n" % upgrade
+    assert (asked in request_head(head, forwarded_for=b"")) == bool(upgrade)
+
+
+def test_upgrade_is_ignored_in_http_1_0_and_refused_when_malformed():
+    """RFC 9110 section 7.8."""
+    old = b"GET / HTTP/1.0\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
+    assert read(old).upgrade == b""
+    with pytest.raises(BadRequest):
+        read(GET + b"Connection: upgrade\r\nUpgrade: web socket\r\n\r\n")
 
 
 def test_forwarded_fields():

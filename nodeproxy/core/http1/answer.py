@@ -11,7 +11,7 @@ from typing import Final
 
 from nodeproxy.core.errors import ProxyError
 
-__all__ = ["error_response", "printable"]
+__all__ = ["error_response", "own_response", "printable"]
 
 DETAIL_BYTES: Final = 400
 
@@ -64,34 +64,46 @@ def printable(text: str, limit: int = DETAIL_BYTES) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
+def own_response(
+    status: int, fields: bytes, body: bytes, *, keep_alive: bool, head_only: bool = False
+) -> bytes:
+    """A whole response of the proxy's own. ``fields``: whole lines, each with its CRLF.
+    ``keep_alive``: the request was read to its end and the connection goes on. ``head_only``: the
+    request was HEAD."""
+    return b"HTTP/1.1 %d %b\r\n%bContent-Length: %d\r\n%b\r\n%b" % (
+        status,
+        _PHRASES.get(status, "Error").encode(),
+        fields,
+        len(body),
+        b"" if keep_alive else b"Connection: close\r\n",
+        b"" if head_only else body,
+    )
+
+
 def error_response(
     error: ProxyError,
     *,
     server: str = "nodeproxy",
     keep_alive: bool = False,
     head_only: bool = False,
+    proxy_status: bool = True,
     extra: bytes = b"",
 ) -> bytes:
     """The whole response for ``error``.
 
-    ``server`` names the proxy in Proxy-Status (a token). ``keep_alive``: the request was read to
-    its end and the connection goes on. ``head_only``: the request was HEAD. ``extra``: whole
-    field lines (Via), each with its CRLF.
+    ``server`` names the proxy in Proxy-Status (a token), which ``proxy_status`` switches; the
+    rest is as for ``own_response``, with ``extra`` for more fields.
     """
     detail = printable(str(error)) or _PHRASES.get(error.status, "Error")
-    kind = error.reason if error.reason in _REGISTERED else _nearest(error.status)
-    quoted = detail.replace("\\", "\\\\").replace('"', '\\"')
-    body = f"{server}: {detail}\n"
-    head = (
-        f"HTTP/1.1 {error.status} {_PHRASES.get(error.status, 'Error')}\r\n"
-        "Content-Type: text/plain; charset=us-ascii\r\n"
-        f"Content-Length: {len(body)}\r\n"
-        "X-Content-Type-Options: nosniff\r\n"
-        f'Proxy-Status: {server}; error={kind}; details="{quoted}"\r\n'
+    fields = b"Content-Type: text/plain; charset=us-ascii\r\nX-Content-Type-Options: nosniff\r\n"
+    if proxy_status:
+        kind = error.reason if error.reason in _REGISTERED else _nearest(error.status)
+        quoted = detail.replace("\\", "\\\\").replace('"', '\\"')
+        fields += f'Proxy-Status: {server}; error={kind}; details="{quoted}"\r\n'.encode()
+    body = f"{server}: {detail}\n".encode()
+    return own_response(
+        error.status, fields + extra, body, keep_alive=keep_alive, head_only=head_only
     )
-    if not keep_alive:
-        head += "Connection: close\r\n"
-    return b"%b%b\r\n%b" % (head.encode(), extra, b"" if head_only else body.encode())
 
 
 def _nearest(status: int) -> str:

@@ -29,6 +29,7 @@ __all__ = [
     "content_length",
     "cut",
     "field_expression",
+    "is_protocol",
     "is_token",
     "only_chunked",
     "request",
@@ -127,6 +128,8 @@ class UnknownCoding(Malformed):
 
 
 is_token: Final = re.compile(TOKEN + rb"++").fullmatch
+is_protocol: Final = re.compile(rb"%b++(?>(?:/%b++)?)" % (TOKEN, TOKEN)).fullmatch
+"""A name with an optional version, as in Upgrade (RFC 9110 section 7.8)."""
 
 
 def content_length(values: list[bytes]) -> int:

@@ -27,6 +27,7 @@ from nodeproxy.core.http1.grammar import (
     content_length,
     cut,
     field_expression,
+    is_protocol,
     only_chunked,
     without,
 )
@@ -36,7 +37,7 @@ __all__ = ["RequestHead", "parse_request", "request_head"]
 
 _find: Final = field_expression(
     rb"host|con(?:nection|tent-length)|keep-alive|proxy-connection"
-    rb"|t(?:e|ra(?:nsfer-encoding|ceparent))|upgrade|expect"
+    rb"|t(?:e|ra(?:nsfer-encoding|ceparent))|upgrade|expect|forwarded"
     rb"|x-(?:request-id|forwarded-(?:for|proto))"
 ).findall
 
@@ -67,12 +68,15 @@ class RequestHead(msgspec.Struct, gc=False):
     expect_continue: bool = False
     """The client waits for ``100 Continue`` before it sends its body."""
     upgrade: bytes = b""
-    """Protocols that the client would change to, when Connection says so too."""
+    """Protocols that the client would change to, and that may be passed on: when Connection says
+    so too, in HTTP/1.1, without a body; not those that would hide requests from us."""
     x_forwarded_for: bytes = b""
     """Values that came with the request, joined; not part of ``fields``."""
     x_forwarded_proto: bytes = b""
     request_id: bytes = b""
     traceparent: bytes = b""
+    forwarded: bool = False
+    """There is a Forwarded field (RFC 7239), which is part of ``fields``."""
 
     @property
     def user_agent(self) -> bytes:
@@ -106,6 +110,7 @@ def parse_request(data: bytes, limits: Limits = DEFAULT, *, seen: int = 0) -> Re
         raise HeadTooLarge(f"the request's head exceeds {limits.head} bytes")
     host = coding = expect = request_id = traceparent = upgrade = b""
     hosts = 0
+    forwarded = False
     forwarded_for = forwarded_proto = b""
     options: list[bytes] | None = None
     lengths: list[bytes] | None = None
@@ -131,6 +136,8 @@ def parse_request(data: bytes, limits: Limits = DEFAULT, *, seen: int = 0) -> Re
             forwarded_proto = forwarded_proto or value.rstrip()
         elif name == b"expect":
             expect = value.rstrip().lower()
+        elif name == b"forwarded":
+            forwarded = True
         else:
             if drop is None:
                 drop = [line]
@@ -176,8 +183,9 @@ def parse_request(data: bytes, limits: Limits = DEFAULT, *, seen: int = 0) -> Re
                 said = connection(options)
                 if said.close:
                     keep_alive = False
-                if not said.upgrade:
-                    upgrade = b""
+                if upgrade:
+                    usable = said.upgrade and version == b"1" and not framing
+                    upgrade = _tunnels(upgrade) if usable else b""
                 names = said.nominated
             fields = cut(fields, drop, names, _REMOVED)
         if target[0] != 47:  # "/"
@@ -207,7 +215,24 @@ def parse_request(data: bytes, limits: Limits = DEFAULT, *, seen: int = 0) -> Re
         forwarded_proto,
         request_id,
         traceparent,
+        forwarded,
     )
+
+
+def _tunnels(upgrade: bytes) -> bytes:
+    """Those of the protocols of an Upgrade field that we would relay after a 101.
+
+    HTTP/2 in clear text (h2c) and other versions of HTTP are left out: requests within such a
+    tunnel would never be seen by whoever decides about requests. So is TLS (RFC 2817).
+    """
+    protocols = [protocol.strip(b" \t") for protocol in upgrade.split(b",")]
+    if not all(map(is_protocol, filter(None, protocols))):
+        raise Malformed("Upgrade is not a list of protocols")
+    names = ((protocol, protocol.partition(b"/")[0].lower()) for protocol in protocols)
+    return b", ".join([protocol for protocol, name in names if name and name not in _NO_TUNNEL])
+
+
+_NO_TUNNEL: Final = frozenset((b"h2", b"h2c", b"h3", b"http", b"tls"))
 
 
 _NONE: Final[frozenset[bytes]] = frozenset()
@@ -273,7 +298,8 @@ def request_head(
     ``forwarded_for`` is the client's address, appended to X-Forwarded-For (no field when both
     are empty); ``proto`` is stated when no earlier hop did; ``extra`` holds whole field lines
     of the caller (Via, X-Request-Id, traceparent), each with its CRLF. The client's minor
-    version is kept: an HTTP/1.0 client must not be answered with a chunked body.
+    version is kept: an HTTP/1.0 client must not be answered with a chunked body. An upgrade that
+    the client asks for is asked for again, on this hop.
     """
     earlier = head.x_forwarded_for
     if earlier:
@@ -287,6 +313,7 @@ def request_head(
             head.fields,
             b"X-Forwarded-For: %b\r\n" % forwarded_for if forwarded_for else b"",
             b"" if head.x_forwarded_proto or not proto else b"X-Forwarded-Proto: %b\r\n" % proto,
+            b"Connection: upgrade\r\nUpgrade: %b\r\n" % head.upgrade if head.upgrade else b"",
             extra,
             b"\r\n",
         )

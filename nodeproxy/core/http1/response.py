@@ -59,6 +59,8 @@ class ResponseHead(msgspec.Struct, gc=False):
     """The head may be forwarded as it came: ``data[:end]`` is ``response_head(close=False)``."""
     end: int
     """Offset of the first byte after the head."""
+    upgrade: bytes = b""
+    """Of a 101: the protocol that is spoken from here on. Of a 426: those that are asked for."""
 
     def header(self, name: bytes) -> bytes | None:
         """Value of the forwarded field ``name`` (lower case), several joined by ``, ``."""
@@ -66,11 +68,12 @@ class ResponseHead(msgspec.Struct, gc=False):
 
 
 def parse_response(
-    data: bytes, method: bytes, limits: Limits = DEFAULT, *, seen: int = 0
+    data: bytes, method: bytes, limits: Limits = DEFAULT, *, seen: int = 0, upgrade: bytes = b""
 ) -> ResponseHead | None:
     """Read the head at the start of ``data``, an answer to a request with ``method``; None when
     more bytes are needed (``seen`` as for a request). Interim responses (1xx) are returned like
-    others, with framing 0. Raises BadResponse."""
+    others, with framing 0; a 101 only when it changes to protocols that ``upgrade`` asked for.
+    Raises BadResponse."""
     if len(data) > EARLY and data.find(END_OF_FIELDS, max(0, seen - 3)) < 0:
         unfinished_response(data, limits, -1)
         return None
@@ -86,6 +89,7 @@ def parse_response(
     options: list[bytes] | None = None
     lengths: list[bytes] | None = None
     drop: list[bytes] | None = None
+    switch = b""
     for line, name, value in _find(data, start - 1, stop):
         name = name.lower()
         if name == b"content-length":
@@ -105,6 +109,8 @@ def parse_response(
                     options = [value]
                 else:
                     options.append(value)
+            elif name == b"upgrade":
+                switch = switch + b", " + value if switch else value
     status = _STATUS[code]
     minor = 1 if version == b"1" else 0
     clean = minor == 1 and drop is None and reason is not None
@@ -133,8 +139,10 @@ def parse_response(
                 keep_alive = not said.close and (keep_alive or said.keep_alive)
                 nominated = said.nominated
             fields = cut(fields, drop, nominated, HOP_BY_HOP)
+        if switch and status != 426:
+            switch = _switch(switch, upgrade) if status == 101 else b""
         if status < 200 or status == 204:
-            if status == 101:
+            if status == 101 and not switch:
                 raise Malformed("101 Switching Protocols, which was not asked for")
             if framing > 0 or framing == CHUNKED:
                 raise Malformed("a body announced where the status allows none")
@@ -149,7 +157,16 @@ def parse_response(
         status_line = data[: start - 2]
     else:
         status_line = b"HTTP/1.1 %b%b" % (code, reason or b" ")
-    return ResponseHead(status, status_line, minor, framing, keep_alive, fields, clean, stop + 2)
+    return ResponseHead(
+        status, status_line, minor, framing, keep_alive, fields, clean, stop + 2, switch
+    )
+
+
+def _switch(said: bytes, asked: bytes) -> bytes:
+    """The protocols of a 101's Upgrade field; empty when one of them was not asked for."""
+    wanted = {protocol.strip(b" \t").lower() for protocol in asked.split(b",")} - {b""}
+    protocols = {protocol.strip(b" \t").lower() for protocol in said.split(b",")} - {b""}
+    return said.strip(b" \t") if protocols and protocols <= wanted else b""
 
 
 def response_head(head: ResponseHead, *, close: bool, extra: bytes = b"") -> bytes:
@@ -159,6 +176,8 @@ def response_head(head: ResponseHead, *, close: bool, extra: bytes = b"") -> byt
     must when ``framing`` is ``UNTIL_CLOSE``. ``extra`` holds whole field lines (Via), each with
     its CRLF.
     """
+    if head.upgrade:
+        extra += b"Connection: upgrade\r\nUpgrade: %b\r\n" % head.upgrade
     return b"%b\r\n%b%b%b\r\n" % (
         head.status_line,
         head.fields,

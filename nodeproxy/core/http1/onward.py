@@ -1,0 +1,102 @@
+"""What one node adds to the messages that it sends on, and which claims of clients it believes.
+
+Via (RFC 9110, 7.6.3), X-Forwarded-For and its like, Forwarded (RFC 7239), X-Request-Id, and
+traceparent (W3C Trace Context).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from nodeproxy.core.http1.grammar import without
+from nodeproxy.core.http1.request import RequestHead, request_head
+
+__all__ = ["Onward", "forget_claims"]
+
+_CLAIMS: Final = frozenset(
+    b"forwarded x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-prefix"
+    b" x-forwarded-proto x-real-ip".split()
+)
+"""Fields in which earlier hops say for whom they ask."""
+_TRACESTATE: Final = frozenset((b"tracestate",))
+_COUNTER: Final = (1 << 48) - 1
+
+
+class Onward:
+    """Writes the heads of the requests that go on. One for a node.
+
+    ``via``, ``via_answers``: say that we were there, upstream and downstream. ``request_id``: give
+    an X-Request-Id to requests without one. ``traceparent``: begin a trace for requests without
+    one. ``random``: so many random bits.
+    """
+
+    __slots__ = ("_count", "_ids", "_random", "_traces", "_via", "answer_via")
+
+    def __init__(
+        self,
+        *,
+        via: bool,
+        via_answers: bool,
+        request_id: bool,
+        traceparent: bool,
+        random: Callable[[int], int],
+    ) -> None:
+        # By the minor version of the message that came in.
+        lines = (b"Via: 1.0 nodeproxy\r\n", b"Via: 1.1 nodeproxy\r\n")
+        self._via = lines if via else (b"", b"")
+        self.answer_via: tuple[bytes, bytes] | None = lines if via_answers else None
+        """Field lines for answers, by the minor version in which they came; None: none."""
+        # Shaped like a random UUID: the process's part is random, the rest counts. Drawing all of
+        # it for each request would cost three times as much and be no more unique.
+        self._ids = b"X-Request-Id: %08x-%04x-4%03x-%04x-%%012x\r\n" % (
+            random(32),
+            random(16),
+            random(12),
+            0x8000 | random(14),
+        )
+        if not request_id:
+            self._ids = b""
+        self._count = random(48)
+        self._traces = traceparent
+        self._random = random
+
+    def request(self, head: RequestHead, peer: bytes, trusted: bool) -> bytes:
+        """The head to send on for the client with the address ``peer``; ``trusted``: what it says
+        of earlier hops is believed. The request id that was given is left in ``head``."""
+        if not trusted:
+            forget_claims(head)
+        extra = self._via[head.minor]
+        if not head.request_id and self._ids:
+            self._count = count = (self._count + 1) & _COUNTER
+            line = self._ids % count
+            head.request_id = line[14:-2]
+            extra += line
+        if self._traces and not head.traceparent:
+            extra += self._trace(head)
+        if head.forwarded:
+            extra += _element(peer)
+        return request_head(head, forwarded_for=peer, extra=extra)
+
+    def _trace(self, head: RequestHead) -> bytes:
+        """A trace begins here. It is marked as sampled: SDKs that follow their caller's decision
+        would else record nothing of it."""
+        if b"tracestate" in head.fields.lower():
+            head.fields = without(head.fields, _TRACESTATE)  # of a trace that nobody named
+        parent = b"00-%032x-%016x-01" % (self._random(128) or 1, self._random(64) or 1)
+        head.traceparent = parent
+        return b"traceparent: %b\r\n" % parent
+
+
+def forget_claims(head: RequestHead) -> None:
+    """Remove what the client says of earlier hops: as if it had come to us directly."""
+    lowered = head.fields.lower()
+    if any(b"\n%b:" % name in lowered or lowered.startswith(b"%b:" % name) for name in _CLAIMS):
+        head.fields = without(head.fields, _CLAIMS)
+    head.x_forwarded_for = head.x_forwarded_proto = b""
+    head.forwarded = False
+
+
+def _element(peer: bytes) -> bytes:
+    node = b'"[%b]"' % peer if b":" in peer else peer
+    return b"Forwarded: for=%b;proto=http\r\n" % node
