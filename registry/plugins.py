@@ -18,7 +18,7 @@ from registry.duration import Duration
 from registry.strict import Document, convert, near
 from registry.transform import Composition
 
-__all__ = ["GROUP", "Spec", "SpecError", "Supervision", "check", "kinds", "load", "make"]
+__all__ = ["GROUP", "Spec", "SpecError", "Supervision", "check", "kinds", "load", "make", "typed"]
 
 GROUP: Final = "nodeproxy.registries"
 
@@ -104,7 +104,7 @@ def make(spec: Spec, context: Context) -> tuple[Supervision, Backend]:
     problems: list[Problem] = []
     supervision, backend = Supervision(), None
     try:
-        supervision = _typed(spec, Supervision, ours)
+        supervision = typed(spec, Supervision, ours)
     except SpecError as error:
         problems += error.problems
     try:
@@ -112,11 +112,11 @@ def make(spec: Spec, context: Context) -> tuple[Supervision, Backend]:
     except SpecError as error:
         problems += error.problems
     if problems or backend is None:
-        raise SpecError(problems)
+        raise SpecError(sorted(problems, key=lambda problem: problem.line))
     return supervision, backend
 
 
-def _typed(spec: Spec, type_: type[Any], options: Mapping[str, Any]) -> Any:
+def typed(spec: Spec, type_: type[Any], options: Mapping[str, Any]) -> Any:
     """``options`` as ``type_``. Raises SpecError with every problem."""
     source, line = _place(spec.origin)
     value, problems = convert(Document(source, dict(options), lines=line), type_)
@@ -140,7 +140,7 @@ def _backend(spec: Spec, context: Context, options: Mapping[str, Any]) -> Backen
     found = load(spec.kind, spec.origin)
     problems = _mistyped(spec, found.options_type, options)
     try:
-        typed = _typed(
+        given = typed(
             spec,
             found.options_type,
             {k: v for k, v in options.items() if k not in {p.field for p in problems}},
@@ -150,7 +150,7 @@ def _backend(spec: Spec, context: Context, options: Mapping[str, Any]) -> Backen
     if problems:
         raise SpecError(problems)
     try:
-        backend: Backend = found(typed, context)
+        backend: Backend = found(given, context)
     except ValueError as error:
         raise SpecError([Problem(str(error), *_place(spec.origin), spec.kind)]) from error
     return backend
