@@ -107,7 +107,9 @@ class Compiler:
             if i % 250 == 249:
                 yield
         yield
-        self.prepare()
+        self._grants = Grants(self.objects)
+        yield
+        self._policies = PolicyIndex(self.objects)
         yield
         services: dict[str, ServiceRules] = {}
         for name in self._index.services:

@@ -98,7 +98,9 @@ class Objects:
 
     def of(self, kind: type[T]) -> list[tuple[Loaded, T]]:
         """The objects of one kind, in the order of their files."""
-        return [(one, one.object) for one in self.all if isinstance(one.object, kind)]
+        name = kind.__name__
+        found = [one for key, one in self.by_key.items() if key.kind == name]
+        return [(one, one.object) for one in found if isinstance(one.object, kind)]
 
     def __len__(self) -> int:
         return len(self.all)

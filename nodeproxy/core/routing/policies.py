@@ -84,10 +84,11 @@ class PolicyIndex:
 
     def __init__(self, objects: Objects) -> None:
         found: dict[Target, list[Loaded]] = {}
-        for loaded in objects.all:
-            policy = loaded.object
-            if not isinstance(policy, TrafficPolicy | XBackendTrafficPolicy):
-                continue
+        policies: list[tuple[Loaded, TrafficPolicy | XBackendTrafficPolicy]] = [
+            *objects.of(TrafficPolicy),
+            *objects.of(XBackendTrafficPolicy),
+        ]
+        for loaded, policy in policies:
             for ref in policy.spec.target_refs:
                 kind = ref.kind if (ref.group, ref.kind) in TARGETS else ""
                 name = f"{policy.metadata.namespace}/{ref.name}"
