@@ -137,11 +137,17 @@ class _Containers(_Follower):
 
     def event(self, line: bytes) -> None:
         try:
-            container = wire.decode_event(line).container
+            event = wire.decode_event(line)
         except msgspec.MsgspecError as error:
             raise RegistryError(f"{self.backend.place}/events: not an event: {error}") from None
-        if container:
-            self._changed[container] = None
+        if event.action == "pause":
+            # Said at once: an engine may not answer about a container that was paused while its
+            # health was being checked.
+            self.table.pause(event.container)
+            self._changed.pop(event.container, None)
+            self.wake.set()
+        elif event.container:
+            self._changed[event.container] = None
             self.wake.set()
 
     async def run(self) -> None:
@@ -184,8 +190,16 @@ class _Containers(_Follower):
         limit = trio.CapacityLimiter(AT_ONCE)
 
         async def one(container: str) -> None:
-            async with limit:
-                body = await self.api.inspect(container)
+            try:
+                async with limit:
+                    body = await self.api.inspect(container)
+            except RegistryError as error:
+                if container not in self.table:
+                    raise
+                # It stays as it was, and is asked for again with the next list.
+                self._fingerprints.pop(container, None)
+                self.table.bad(container, Problem(str(error), f"container {container[:12]}"))
+                return
             self.backend.inspected += 1
             self._take(container, body)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+import msgspec
 import trio
 
 from registry.base import Problem, Sink
@@ -58,6 +59,20 @@ class Table:
     def bad(self, key: str, problem: Problem) -> None:
         """It cannot be decoded, and stays what it was."""
         self._bad[key] = problem
+
+    def pause(self, key: str) -> None:
+        """It takes no traffic for now."""
+        name, seen = self._seen.get(key, ("", Seen()))
+        if not seen.members:
+            return
+        members = tuple(
+            msgspec.structs.replace(
+                member,
+                endpoint=msgspec.structs.replace(member.endpoint, ready=False, serving=False),
+            )
+            for member in seen.members
+        )
+        self.put(key, name, Seen(members, seen.problems))
 
     def remove(self, key: str) -> None:
         self._bad.pop(key, None)
