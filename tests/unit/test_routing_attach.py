@@ -7,9 +7,14 @@ from typing import Any
 import pytest
 
 from nodeproxy.core.routing.attach import hostnames_meet
+from nodeproxy.core.routing.backends import target as find_backend
+from nodeproxy.core.routing.backends import unresolved
 from nodeproxy.core.routing.compile import Compiler, run
+from nodeproxy.core.routing.rules import Backend, InvalidBackend
 from nodeproxy.core.routing.table import HostRules, ListenerRules, RouteTable
 from nodeproxy.core.routing.validate import RouteStatus, statuses
+from registry.catalog import Merger
+from registry.model import Port, Service
 from tests.unit.routing_samples import (
     CATALOG,
     catalog,
@@ -169,6 +174,24 @@ def test_of_tcp_routes_the_oldest_takes_all() -> None:
 )
 def test_resolved_refs(refs: list[dict[str, Any]], reason: str) -> None:
     assert status_of(route(rule(backendRefs=refs)))["r"] == ("Accepted", reason)
+
+
+def test_a_backend_is_found_in_the_catalog_or_answers_500() -> None:
+    known = Merger(["x"]).apply(
+        "x", [Service("shop/a", ports=(Port(80), Port(81, "grpc", "grpc")))], []
+    )[0]
+    assert find_backend(known, Backend("shop/a", 80)).port.port == 80
+    assert unresolved(known, Backend("shop/a", 80)) == ("", "")
+    for backend, reason in (
+        (Backend("shop/b", 80), "BackendNotFound"),
+        (Backend("shop/a", 82), "BackendNotFound"),
+        (Backend("shop/a", 81), "UnsupportedProtocol"),
+        (Backend("shop/a", 80, problem="no", reason="RefNotPermitted"), "RefNotPermitted"),
+    ):
+        assert unresolved(known, backend)[0] == reason
+        with pytest.raises(InvalidBackend, match=reason):
+            find_backend(known, backend)
+    assert find_backend(known, Backend("shop/a", 81), http=False).port.name == "grpc"
 
 
 def test_a_service_that_nobody_knows() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nodeproxy.core.http1 import RequestHead
+from nodeproxy.core.http1 import RequestHead, parse_request
 from nodeproxy.core.routing.edits import edits
 from nodeproxy.core.routing.forward import (
     answer_fields,
@@ -20,7 +20,7 @@ from nodeproxy.core.routing.forward import (
     outgoing,
 )
 from nodeproxy.core.routing.httproute import Header, HeaderFilter
-from nodeproxy.core.routing.paths import replace_prefix, strip_port
+from nodeproxy.core.routing.paths import Redirect, replace_prefix, strip_port
 from nodeproxy.core.routing.rules import Decision, InvalidBackend, UnresolvedFilter
 from nodeproxy.core.routing.session import Token, choose
 from tests.unit.routing_samples import http, prefix, request, route, rule, table
@@ -174,6 +174,12 @@ def test_redirect(
     assert answer.startswith(b"HTTP/1.1 %d " % status)
     assert b"\r\nLocation: %b\r\n" % location.encode() in answer
     assert answer.endswith(b"\r\n\r\n")
+
+
+def test_a_redirect_without_a_host_is_relative() -> None:
+    head = parse_request(b"GET /a?b HTTP/1.0\r\n\r\n")
+    assert head is not None
+    assert Redirect(302).location(head, b"", scheme=b"http", port=80) == b"/a?b"
 
 
 def test_an_answer_of_our_own_closes_behind_a_body_that_is_not_read() -> None:
@@ -429,6 +435,8 @@ def test_timeouts_and_retries_are_resolved() -> None:
     bare = decide(rule(retry={}), request()).rule.retry
     assert bare is not None
     assert (bare.attempts, bare.codes, bare.backoff) == (1, frozenset(), 0.025)
+    # Connection errors are tried again wherever there are retries.
+    assert bare.on == {"ConnectFailure", "Reset"}
 
 
 # --- session persistence ---

@@ -51,6 +51,12 @@ from tests.unit.routing_samples import (
         pytest.param(headers(many="a, b"), "/", True, id="header-repeated-is-joined"),
         pytest.param(headers(host="web.shop"), "/", True, id="header-host-in-mesh"),
         pytest.param(
+            {"headers": [{"name": "version", "value": "two"}, {"name": "VERSION", "value": "3"}]},
+            "/",
+            True,
+            id="header-of-equal-names-the-first-counts",
+        ),
+        pytest.param(
             {"headers": [{"type": "RegularExpression", "name": "version", "value": "t.o"}]},
             "/",
             True,

@@ -290,6 +290,7 @@ def test_refused(made: dict[str, Any], field: str, words: str) -> None:
         [rule(to="", filters=[{"type": "RequestMirror", "requestMirror": {
             "backendRef": {"name": "v1", "port": 80}}}] * 2, backendRefs=[])],
         [rule(query(a="1"), name="a.b-c")],
+        [rule({"headers": [{"name": "X", "value": "1"}, {"name": "x", "value": "2"}]})],
     ],
 )  # fmt: skip
 def test_accepted(rules: list[dict[str, Any]]) -> None:

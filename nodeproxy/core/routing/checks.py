@@ -135,8 +135,8 @@ def _match(match: Match, path: Path) -> Iterator[Finding]:
         where: Path = (*path, "headers", i)
         if header.type == "RegularExpression":
             yield from _pattern(header.value, (*where, "value"))
-        if any(header.name.lower() == other.name.lower() for other in match.headers[:i]):
-            yield Finding(where, f"the header {header.name} stands twice: only the first counts")
+        if any(header.name == other.name for other in match.headers[:i]):
+            yield Finding(where, f"the header {header.name} stands twice")
     for i, parameter in enumerate(match.query_params):
         where = (*path, "queryParams", i)
         if parameter.type == "RegularExpression":
@@ -286,7 +286,7 @@ def _gateway(gateway: Gateway) -> Iterator[Finding]:
         elif tls.mode == "Terminate" and not tls.certificate_refs:
             yield Finding((*path, "tls"), "certificateRefs is needed to terminate TLS")
         for j, ref in enumerate(tls.certificate_refs if tls is not None else ()):
-            known = (("", "Secret"), ("core", "Secret"), (OUR_GROUP, "File"))
+            known = (("", "Secret"), (OUR_GROUP, "File"))
             if (ref.group, ref.kind) not in known:
                 where = (*path, "tls", "certificateRefs", j)
                 yield Finding(where, f"write group: {OUR_GROUP}, kind: File, name: PATH")

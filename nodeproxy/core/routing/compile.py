@@ -26,8 +26,8 @@ from nodeproxy.core.routing.compile_http import (
     candidates_of,
     filtering,
     http_rules,
-    rule_retry,
-    rule_timeouts,
+    retry_settings,
+    timeout_settings,
 )
 from nodeproxy.core.routing.gateway import Gateway, Listener, ReferenceGrant
 from nodeproxy.core.routing.groups import Candidate
@@ -290,8 +290,8 @@ class Compiler:
             index=index,
             backends=r.backends(tuple(entries)),
             filters=filters,
-            timeouts=rule_timeouts(spec, policy),
-            retry=rule_retry(spec, policy),
+            timeouts=timeout_settings(spec.timeouts, policy),
+            retry=retry_settings(spec.retry, policy),
             session=session(
                 spec.session_persistence or policy.get("session_persistence"),
                 f"nodeproxy-{route.metadata.name}-{index}"[:128],
@@ -312,7 +312,7 @@ class Compiler:
         name = f"{target}/{ref.name}"
         weight = ref.weight if isinstance(ref, BackendRef) else 1
         problem = reason = ""
-        if ref.group not in ("", "core") or ref.kind != "Service":
+        if ref.group or ref.kind != "Service":
             reason = "InvalidKind"
             problem = f"a {ref.kind} of the group {ref.group!r} can't be a backend"
         elif ref.port is None:

@@ -20,7 +20,7 @@ from nodeproxy.core.routing.conditions import (
 from nodeproxy.core.routing.cors import cors
 from nodeproxy.core.routing.edits import edits
 from nodeproxy.core.routing.groups import Candidate, Group, Order, group_steps
-from nodeproxy.core.routing.httproute import Filter, HTTPRoute, HttpRule, Match
+from nodeproxy.core.routing.httproute import Filter, HTTPRoute, Match, RetrySpec, TimeoutsSpec
 from nodeproxy.core.routing.paths import redirect, rewrite
 from nodeproxy.core.routing.patterns import BadPattern, compile_pattern
 from nodeproxy.core.routing.policies import EffectivePolicy
@@ -32,8 +32,8 @@ __all__ = [
     "compile_match",
     "filtering",
     "http_rules",
-    "rule_retry",
-    "rule_timeouts",
+    "retry_settings",
+    "timeout_settings",
 ]
 
 BITE: Final = 500
@@ -183,8 +183,8 @@ def filtering(
     )
 
 
-def rule_timeouts(spec: HttpRule, policy: EffectivePolicy) -> r.Timeouts:
-    own = spec.timeouts
+def timeout_settings(own: TimeoutsSpec | None, policy: EffectivePolicy) -> r.Timeouts:
+    """A rule's own times go before those of policies. For a service alone, ``own`` is None."""
     request = own.request if own is not None else None
     backend = own.backend_request if own is not None else None
     if request is None:
@@ -198,18 +198,23 @@ def rule_timeouts(spec: HttpRule, policy: EffectivePolicy) -> r.Timeouts:
     )
 
 
-def rule_retry(spec: HttpRule, policy: EffectivePolicy) -> r.RetrySettings | None:
-    own = spec.retry
-    attempts = own.attempts if own is not None and own.attempts is not None else None
+def retry_settings(own: RetrySpec | None, policy: EffectivePolicy) -> r.RetrySettings | None:
+    """The same for retries. A rule that has ``retry`` without ``attempts`` gets one."""
+    attempts = own.attempts if own is not None else None
     if attempts is None:
         attempts = policy.get("retry.attempts", 1 if own is not None else None)
     if not attempts:
         return None
-    codes = own.codes if own is not None and own.codes else policy.get("retry.codes") or ()
-    backoff = own.backoff if own is not None and own.backoff is not None else None
+    codes = own.codes if own is not None and own.codes else policy.get("retry.codes", ())
+    backoff = own.backoff if own is not None else None
     if backoff is None:
         backoff = policy.get("retry.backoff", 0.025)
     longest = policy.get("retry.max_backoff", max(0.25, 10 * float(backoff)))
     return r.RetrySettings(
-        attempts, frozenset(codes), float(backoff), max(float(longest), float(backoff))
+        attempts,
+        frozenset(codes),
+        float(backoff),
+        max(float(longest), float(backoff)),
+        frozenset(policy.get("retry.on", r.RETRY_ON)),
+        policy.get("retry.body_limit", r.BODY_LIMIT),
     )

@@ -102,6 +102,8 @@ class Redirect(msgspec.Struct, frozen=True, gc=False):
             target = self.path.apply(target, head.path, matched)
         if target[:1] != b"/":
             target = b"/"
+        if not host:
+            return target  # HTTP/1.0 without Host: a relative reference (RFC 9110 section 10.2.2)
         shown = b"" if WELL_KNOWN[to_scheme] == to_port else b":%d" % to_port
         return b"%b://%b%b%b" % (to_scheme, host, shown, target)
 

@@ -123,7 +123,7 @@ class PolicyIndex:
         return self._of(("HTTPRoute", name, rule)).over(whole) if rule else whole
 
 
-TARGETS: Final = frozenset((("", "Service"), ("core", "Service"), (GATEWAY_GROUP, "HTTPRoute")))
+TARGETS: Final = frozenset((("", "Service"), (GATEWAY_GROUP, "HTTPRoute")))
 
 
 def _settings(loaded: Loaded) -> Iterable[tuple[str, Setting]]:

@@ -61,8 +61,12 @@ class Timeouts(msgspec.Struct, frozen=True, gc=False):
     backend_request: float | None = None
 
 
+RETRY_ON: Final = frozenset(("ConnectFailure", "Reset"))
+BODY_LIMIT: Final = 65536
+
+
 class RetrySettings(msgspec.Struct, frozen=True, gc=False):
-    """A rule's retries. A connection error counts as a reason, too."""
+    """What is tried again, and how."""
 
     attempts: int
     """Retries after the first try."""
@@ -70,6 +74,10 @@ class RetrySettings(msgspec.Struct, frozen=True, gc=False):
     backoff: float = 0.025
     """Seconds; the wait before the first retry is at least that."""
     max_backoff: float = 0.25
+    on: frozenset[str] = RETRY_ON
+    """Reasons besides the codes: ``ConnectFailure``, ``Reset``, ``Timeout``, ``5xx``, ..."""
+    body_limit: int = BODY_LIMIT
+    """Bytes of a request's body that are kept for another try; a longer one is not tried again."""
 
 
 class Filtering(msgspec.Struct, frozen=True, gc=False):

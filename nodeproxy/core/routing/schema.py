@@ -127,7 +127,7 @@ class ParentRef(Spec, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def is_service(self) -> bool:
-        return self.group in ("", "core") and self.kind == "Service"
+        return self.group == "" and self.kind == "Service"
 
     @property
     def is_gateway(self) -> bool:

@@ -19,6 +19,7 @@ from nodeproxy.core.routing.attach import (
     attach_service,
     listener_conflicts,
 )
+from nodeproxy.core.routing.backends import unresolved
 from nodeproxy.core.routing.compile import Compiler, run
 from nodeproxy.core.routing.gateway import Gateway
 from nodeproxy.core.routing.httproute import HTTPRoute
@@ -26,7 +27,7 @@ from nodeproxy.core.routing.objects import Key, Loaded, Objects
 from nodeproxy.core.routing.otherroutes import GRPCRoute, TCPRoute, TLSRoute
 from nodeproxy.core.routing.policies import PolicyIndex
 from nodeproxy.core.routing.rules import Backend
-from nodeproxy.core.routing.schema import BackendObjectRef
+from nodeproxy.core.routing.schema import BackendObjectRef, ParentRef
 from nodeproxy.core.routing.shadows import shadows
 from nodeproxy.core.routing.table import RouteTable
 from registry.base import Problem
@@ -134,28 +135,21 @@ def references(loaded: Loaded) -> Iterator[tuple[int, str, BackendObjectRef]]:
                 yield i, f"spec.rules[{i}].backendRefs[{j}]", plain
 
 
-def missing(backend: Backend, catalog: Catalog) -> tuple[str, str]:
-    """The reason of ResolvedRefs and why, or two empty texts."""
-    if backend.problem:
-        return backend.reason, backend.problem
-    service = catalog.get(backend.service)
-    if service is None:
+def missing(backend: Backend, catalog: Catalog, http: bool) -> tuple[str, str]:
+    """The reason of ResolvedRefs and why, with a suggestion; or two empty texts."""
+    reason, message = unresolved(catalog, backend, http=http)
+    if reason == "BackendNotFound" and catalog.get(backend.service) is None:
+        # Looking for what was meant takes a while.
         close = near(backend.service, (s.name for s in catalog)) if len(catalog) < 1000 else ""
-        return "BackendNotFound", f"no registry knows the service {backend.service}{close}"
-    if service.port(backend.port) is None:
-        known = ", ".join(str(port.port) for port in service.ports) or "none"
-        return (
-            "BackendNotFound",
-            f"{backend.service} has no port {backend.port} (its ports: {known})",
-        )
-    return "", ""
+        return reason, message + close
+    return reason, message
 
 
 def _resolved(loaded: Loaded, resolver: Compiler, catalog: Catalog, mesh: bool) -> Condition:
     kind, namespace, _ = loaded.key
     for _, field, ref in references(loaded):
         backend = resolver.backend(kind, namespace, ref, 0, mesh)
-        reason, message = missing(backend, catalog)
+        reason, message = missing(backend, catalog, kind == "HTTPRoute")
         if reason:
             return Condition("ResolvedRefs", False, reason, f"{field}: {message}")
     return Condition("ResolvedRefs", True, "ResolvedRefs")
@@ -197,15 +191,29 @@ def _of_route(
             verdict = "is not accepted" if not outcome.accepted else "is accepted in part"
             message = f"{verdict} ({outcome.reason}): {outcome.message}"
             yield loaded.problem(message, f"spec.parentRefs[{number}]")
+        elif isinstance(route, HTTPRoute):
+            yield from _unseen(loaded, number, route.spec.parent_refs[number], catalog)
     mesh = any(ref.is_service for ref in route.spec.parent_refs)
     gateway = any(ref.is_gateway for ref in route.spec.parent_refs)
     kind, namespace, _ = loaded.key
     for index, field, ref in references(loaded):
         backend = compiler.backend(kind, namespace, ref, 0, mesh and not gateway)
-        reason, message = missing(backend, catalog)
+        reason, message = missing(backend, catalog, kind == "HTTPRoute")
         if reason:
             message = f"{message} ({reason}): its share of the traffic gets 500"
             yield loaded.problem(message, field, index)
+
+
+def _unseen(loaded: Loaded, number: int, ref: ParentRef, catalog: Catalog) -> Iterator[Problem]:
+    """Ports at which no request is ever seen, as they are declared to speak something else."""
+    service = catalog.get(ref.full_name(loaded.key.namespace)) if ref.is_service else None
+    for port in service.ports if service is not None else ():
+        named = ref.port in (None, port.port) and ref.section_name in (None, port.name)
+        if named and port.protocol in ("tcp", "tls") and (ref.port or ref.section_name):
+            message = (
+                f"port {port.port} is declared as {port.protocol}: no HTTP request is seen there"
+            )
+            yield loaded.problem(message, f"spec.parentRefs[{number}]")
 
 
 def _alone(loaded: Loaded) -> Iterator[Problem]:
