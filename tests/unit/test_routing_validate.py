@@ -5,11 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nodeproxy.core.routing.compile import Compiler, run
 from nodeproxy.core.routing.diff import diff
 from nodeproxy.core.routing.policies import PolicyIndex
+from nodeproxy.core.routing.table import RouteTable
 from nodeproxy.core.routing.validate import warnings
+from registry.catalog import Merger
+from registry.model import Port, Service
 from tests.unit.routing_samples import (
     CATALOG,
     exact,
@@ -120,6 +125,57 @@ def test_shadows_across_routes_name_the_older_one() -> None:
 def test_warnings(made: dict[str, Any], words: str) -> None:
     found = doubts(made)
     assert any(words in f for f in found), found
+
+
+def test_a_port_that_does_not_speak_http() -> None:
+    services = [
+        Service("shop/web", ports=(Port(80, "db", "tcp"), Port(81, "http", "http"))),
+        Service("shop/v1", ports=(Port(80, "h2", "http2"),)),
+    ]
+    known = Merger(["x"]).apply("x", services, [])[0]
+    found = [str(p) for p in warnings(load(route(rule(), parents=[parent(port=80)])), known)]
+    assert any("port 80 is declared as tcp: no HTTP request is seen there" in f for f in found)
+    assert any("speaks http2, and HTTP/1.1 is what is spoken to backends" in f for f in found)
+
+
+@settings(max_examples=50)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["shop/web", "shop/v1", "shop/x"]),
+            st.lists(st.sampled_from([80, 81]), unique=True, max_size=2),
+        ),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_updating_gives_what_building_gives(history: list[tuple[str, list[int]]]) -> None:
+    objects = load(
+        route(rule(to="a"), parents=[parent(), parent("x", port=81)]),
+        route(rule(to="b"), name="c", namespace="other", parents=[parent(namespace="shop")]),
+        route({"backendRefs": [{"name": "t", "port": 1}]}, kind="TCPRoute",
+            parents=[parent(port=81), parent("v1", port=80)]),
+    )  # fmt: skip
+    compiler = Compiler(objects)
+    merger = Merger(["x"])
+    known, _ = merger.apply("x", [], [])
+    made = run(compiler.build(known))
+    for name, ports in history:
+        service = Service(name, ports=tuple(Port(p, f"p{p}") for p in ports))
+        known, _ = merger.apply("x", [service] if ports else [], [] if ports else [name])
+        made = run(compiler.update(made, known, [name]))
+    fresh = run(Compiler(objects).build(known))
+
+    def shape(table_: RouteTable) -> dict[str, Any]:
+        return {
+            name: {
+                port: {client: rules.kind for client, rules in groups.items()}
+                for port, groups in found.ports.items()
+            }
+            for name, found in table_.services.items()
+        }
+
+    assert shape(made) == shape(fresh)
 
 
 def test_without_a_catalog_nothing_is_said_of_services() -> None:
