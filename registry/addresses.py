@@ -49,6 +49,7 @@ class Addresses:
         """Raises ValueError."""
         self.allocator = Allocator(networks, clock=wall_clock)
         self._path = None if state_dir is None else vipfile.path_in(state_dir)
+        self._clock = wall_clock
         self._log = log
         self._saved = 0
         self._error = ""
@@ -58,6 +59,7 @@ class Addresses:
         """Before any service is there."""
         if self._path is None:
             return
+        now = self._clock()
         try:
             given = await trio.to_thread.run_sync(vipfile.load, self._path)
         except (vipfile.BadFile, OSError) as error:
@@ -65,7 +67,8 @@ class Addresses:
             self._log.warning("saved addresses ignored", error=self._error)
             return
         if given is not None:
-            self.allocator.restore(given)
+            # Nobody else uses it yet, and thousands of addresses take a while.
+            await trio.to_thread.run_sync(self.allocator.restore, given, now)
 
     async def save(self) -> None:
         """If there is anything new."""

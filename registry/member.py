@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import random
 from collections.abc import Callable, Iterator
 
@@ -81,6 +82,10 @@ class Member:
             total += 1
             if total <= MAX_PROBLEMS:
                 problems.append(problem)
+        # There may be one for each service, and this is asked for at each scrape.
+        total += self.transform.troubles
+        room = max(0, MAX_PROBLEMS - len(problems))
+        problems += itertools.islice(self.transform.problems(), room)
         now = self.clock()
         since = feed.synced_at if feed.synced_at is not None else self.restored_at
         return RegistryStatus(
@@ -116,7 +121,6 @@ class Member:
         if self.save_error:
             yield Problem(self.save_error, source=name)
         yield from feed.reported
-        yield from self.transform.problems()
         yield from merger.problems_of(name)
 
     def _state(self, services: int) -> State:

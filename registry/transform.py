@@ -224,6 +224,12 @@ class Transform:
         self._lost: dict[str, Problem] = {}
         """By old name: why it has no new one."""
         self._contested: dict[str, None] = {}
+        self._displaced = 0
+
+    @property
+    def troubles(self) -> int:
+        """How many problems there are."""
+        return len(self._lost) + self._displaced
 
     def apply(
         self, upserts: Iterable[Service], removals: Iterable[str]
@@ -288,12 +294,14 @@ class Transform:
 
     def _claim(self, target: str, name: str, wanted: bool) -> None:
         names = self._claims.setdefault(target, [])
+        self._displaced -= max(0, len(names) - 1)
         at = bisect.bisect_left(names, name)
         there = at < len(names) and names[at] == name
         if wanted and not there:
             names.insert(at, name)
         elif there and not wanted:
             del names[at]
+        self._displaced += max(0, len(names) - 1)
         if not names:
             del self._claims[target]
         if len(names) > 1:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -29,9 +30,9 @@ def path_in(state_dir: Path) -> Path:
     return state_dir / "vips.state"
 
 
-def save(path: Path, given: Given) -> None:
+def save(path: Path, given: Callable[[], Given]) -> None:
     """Replace the file: whoever reads finds the old or the new one. Raises OSError."""
-    body = msgspec.json.encode(given) + b"\n"
+    body = msgspec.json.encode(given()) + b"\n"
     head = _MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n"
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")

@@ -19,10 +19,12 @@ from typing import Final
 
 import msgspec
 
-__all__ = ["HOLD", "Allocator", "Given"]
+__all__ = ["GRACE", "HOLD", "Allocator", "Given"]
 
 HOLD: Final = 7 * 86400.0
 """Seconds that the place of a service that is gone is kept, if nobody else needs it."""
+GRACE: Final = 600.0
+"""Seconds after a restart in which nobody is given the place of a service that was there before."""
 
 
 class Given(msgspec.Struct, frozen=True):
@@ -112,6 +114,9 @@ class Allocator:
         self._gone: dict[str, float] = {}
         """Oldest first."""
         self._live: set[str] = set()
+        self._expected: set[str] = set()
+        """Services that were there before the restart and have not come back yet."""
+        self._expected_until = 0.0
         self.waiting: dict[str, None] = {}
         """Services that lack an address because a network is full."""
         self.changes = 0
@@ -178,6 +183,7 @@ class Allocator:
         """The addresses of ``name``: those that it has, else new ones. Fewer than there are
         networks where one is full; then ``name`` is among those who wait."""
         self._expire()
+        self._expected.discard(name)
         if self._gone.pop(name, None) is not None:
             self.changes += 1
         found = []
@@ -207,22 +213,30 @@ class Allocator:
         """``name`` is gone or needs no address. Its place is kept for a while."""
         self.waiting.pop(name, None)
         self._live.discard(name)
+        self._expected.discard(name)
         if name not in self._gone and any(name in pool.addresses for pool in self._pools):
             self._gone[name] = self._clock()
             self.changes += 1
 
-    def keep(self) -> Given:
-        """What to save. Copies only, so that the work on it can be done elsewhere."""
-        addresses: dict[str, tuple[str, ...]] = {}
-        for pool in self._pools:
-            for name, address in pool.addresses.items():
-                addresses[name] = (*addresses.get(name, ()), address)
-        return Given(addresses, dict(self._gone))
+    def keep(self) -> Callable[[], Given]:
+        """What to save, as of now. The work on the copies is left to whoever calls the result,
+        in another thread if need be."""
+        pools, gone = [pool.addresses.copy() for pool in self._pools], self._gone.copy()
 
-    def restore(self, given: Given) -> None:
+        def joined() -> Given:
+            addresses: dict[str, tuple[str, ...]] = {}
+            for pool in pools:
+                for name, address in pool.items():
+                    addresses[name] = (*addresses.get(name, ()), address)
+            return Given(addresses, gone)
+
+        return joined
+
+    def restore(self, given: Given, now: float) -> None:
         """Take over what was saved, as far as it is of our networks. Before anything else."""
-        now = self._clock()
-        # Whoever was there may come back at any moment, and is gone until then.
+        # Whoever was there will most likely be back in a moment, and is gone until then.
+        self._expected = given.addresses.keys() - given.gone.keys()
+        self._expected_until = now + GRACE
         since = {name: min(now, given.gone.get(name, now)) for name in given.addresses}
         for name in sorted(since, key=lambda name: (since[name], name)):
             for pool in self._pools:
@@ -243,8 +257,10 @@ class Allocator:
 
     def _evict(self, pool: _Pool) -> int | None:
         """The place of the service that is gone the longest."""
+        if self._clock() > self._expected_until:
+            self._expected.clear()
         for name in self._gone:
-            if name in pool.addresses:
+            if name in pool.addresses and name not in self._expected:
                 place = pool.drop(name)
                 self._forget(name)
                 return place

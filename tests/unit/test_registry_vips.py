@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from registry import vipfile
-from registry.vips import HOLD, Allocator, Given
+from registry.vips import GRACE, HOLD, Allocator, Given
 
 NAMES = [f"shop/s{i}" for i in range(12)]
 
@@ -91,6 +91,20 @@ def test_a_service_that_comes_back_finds_its_address() -> None:
     assert given.kept == 0
 
 
+def test_after_a_restart_nobody_takes_the_place_of_who_is_not_back_yet() -> None:
+    clock = Clock()
+    before = allocator("10.0.0.0/30", clock=clock)
+    had = [before.assign("a/one"), before.assign("a/two")]
+    after = allocator("10.0.0.0/30", clock=clock)
+    after.restore(before.keep()(), clock())
+    assert after.assign("a/three") == ()
+    assert [after.assign("a/one"), after.assign("a/two")] == had
+    late = allocator("10.0.0.0/30", clock=clock)
+    late.restore(before.keep()(), clock())
+    clock.now += GRACE + 1
+    assert late.assign("a/three") in had
+
+
 def test_a_registrys_own_address_goes_before() -> None:
     given = allocator("10.0.0.0/24")
     (had,) = given.assign("a/web")
@@ -111,8 +125,8 @@ def test_another_network_gives_other_addresses_and_keeps_those_within() -> None:
     given = allocator("10.0.0.0/24")
     had = {name: given.assign(name) for name in NAMES}
     wider, other = allocator("10.0.0.0/16"), allocator("10.1.0.0/24")
-    wider.restore(given.keep())
-    other.restore(given.keep())
+    wider.restore(given.keep()(), 1_700_000_000.0)
+    other.restore(given.keep()(), 1_700_000_000.0)
     assert {name: wider.assign(name) for name in NAMES} == had
     for name in NAMES:
         (address,) = other.assign(name)
@@ -129,10 +143,11 @@ def test_rubbish_in_the_file_is_passed_over() -> None:
                 "a/z": ("10.0.0.0", "10.0.0.255", "10.0.0.7"),
             },
             {"a/x": 1.0, "nobody": 3.0},
-        )
+        ),
+        1_700_000_000.0,
     )
     # They would not be remembered this long, but had it when they were saved.
-    assert given.keep().addresses == {"a/x": ("10.0.0.1",), "a/z": ("10.0.0.7",)}
+    assert given.keep()().addresses == {"a/x": ("10.0.0.1",), "a/z": ("10.0.0.7",)}
 
 
 class Life(RuleBasedStateMachine):
@@ -183,9 +198,9 @@ class Life(RuleBasedStateMachine):
 
     @rule()
     def restart(self) -> None:
-        saved = self.given.keep()
+        saved = self.given.keep()()
         self.given = Allocator(self.networks, clock=self.clock)
-        self.given.restore(saved)
+        self.given.restore(saved, self.clock())
         for name, own in self.own.items():
             self.given.claim(name, own)
         for name, before in self.live.items():
@@ -224,7 +239,7 @@ def test_a_file_is_read_as_it_was_saved(tmp_path: Path) -> None:
     path = vipfile.path_in(tmp_path / "new")
     assert vipfile.load(path) is None
     given = Given({"a/x": ("10.0.0.1", "fd00::1")}, {"a/x": 17.5})
-    vipfile.save(path, given)
+    vipfile.save(path, lambda: given)
     assert vipfile.load(path) == given
     assert path.stat().st_mode & 0o777 == 0o600
     assert [p.name for p in path.parent.iterdir()] == ["vips.state"]
@@ -232,7 +247,7 @@ def test_a_file_is_read_as_it_was_saved(tmp_path: Path) -> None:
 
 def test_no_damaged_file_is_used(tmp_path: Path) -> None:
     path = vipfile.path_in(tmp_path)
-    vipfile.save(path, Given({"a/x": ("10.0.0.1",)}))
+    vipfile.save(path, lambda: Given({"a/x": ("10.0.0.1",)}))
     whole = path.read_bytes()
     for at in range(len(whole)):
         path.write_bytes(whole[:at])
