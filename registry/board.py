@@ -96,6 +96,11 @@ class Board:
                 self._stale.add(key)
         self._wake.set()
 
+    def unchanged(self) -> None:
+        """There are the same questions as before."""
+        self._listed = True
+        self._wake.set()
+
     def answer(self, key: Hashable, part: Part | None, problems: Iterable[Problem] = ()) -> None:
         """None: there is no such service."""
         if key not in self._questions:
@@ -200,8 +205,7 @@ class Board:
         removals: list[str] = []
         work = 0
         while self._dirty:
-            name = next(iter(self._dirty))
-            del self._dirty[name]
+            name, _ = self._dirty.popitem()
             service = self._join(name)
             before = self._published.get(name)
             if service is None:

@@ -7,6 +7,7 @@ before anything else can see them.
 
 from __future__ import annotations
 
+import io
 import os
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -99,12 +100,13 @@ async def fetch(
         response = await http.send(request, stream=True, auth=auth)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise failed(doing, error) from None
-    body = bytearray()
+    # Its value can be had without a copy, which of 100 MB would take 20 ms.
+    body = io.BytesIO()
     stream = response.aiter_raw()
     try:
         async for chunk in stream:
-            body += chunk
-            if len(body) > MAX_BODY:
+            body.write(chunk)
+            if body.tell() > MAX_BODY:
                 raise RegistryError(f"{doing}: the answer is larger than {MAX_BODY >> 20} MiB")
     except httpx.HTTPError as error:
         raise failed(doing, error) from None
@@ -113,7 +115,7 @@ async def fetch(
             assert isinstance(stream, AsyncGenerator)
             await stream.aclose()
             await response.aclose()
-    return Answer(response.status_code, response.headers, bytes(body))
+    return Answer(response.status_code, response.headers, body.getvalue())
 
 
 class Body(httpx.AsyncByteStream):

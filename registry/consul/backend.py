@@ -112,6 +112,7 @@ class _Catalog:
             self._params["dc"] = options.datacenter
         self._workers = options.max_queries - (0 if options.follow else 1)
         self._wanted: frozenset[str] = frozenset()
+        self._followed = False
         self._queue: deque[str] = deque()
         self._held: set[str] = set()
         """In the queue, or with a worker."""
@@ -165,6 +166,10 @@ class _Catalog:
         )
 
     def _follow(self, wanted: frozenset[str]) -> None:
+        if wanted == self._wanted and self._followed:
+            self._board.unchanged()
+            return
+        self._followed = True
         gone, self._wanted = self._wanted - wanted, wanted
         for name in gone:
             self._index.pop(name, None)

@@ -111,11 +111,10 @@ class _Names:
                     ttl, exists = await self._turn(key)
                 except (Failure, dns.exception.DNSException) as error:
                     self._fail(key, str(error) or type(error).__name__)
-                    wait = max(options.min_ttl, min(RETRY, options.max_negative_ttl))
+                    wait = pause(options, RETRY, exists=False)
                 else:
                     self._failing.pop(key, None)
-                    top = options.max_ttl if exists else options.max_negative_ttl
-                    wait = max(options.min_ttl, min(ttl, top))
+                    wait = pause(options, ttl, exists=exists)
             await trio.sleep(wait)
 
     def _fail(self, key: Key, message: str) -> None:
@@ -224,6 +223,12 @@ class _Names:
             except ValueError as error:
                 problems.append(Problem(f"{name}: {error}", f"dns {key[1]}"))
         return usable
+
+
+def pause(options: Options, ttl: float, *, exists: bool) -> float:
+    """Seconds until a name is asked again whose answer holds for ``ttl`` seconds."""
+    top = options.max_ttl if exists else options.max_negative_ttl
+    return max(options.min_ttl, min(ttl, top))
 
 
 def _chosen(found: tuple[str, ...], families: str) -> tuple[str, ...]:

@@ -28,8 +28,8 @@ from registry.weights import whole
 
 __all__ = ["EurekaBackend", "Options"]
 
-BITE: Final = 100
-"""Instances that are decoded between two checkpoints (about 2 ms)."""
+BITE: Final = 50
+"""Instances that are decoded between two checkpoints (about 1 ms)."""
 JITTER: Final = 0.1
 
 
@@ -95,6 +95,7 @@ class _Poller:
         self._board = board
         self._apps: dict[str, dict[str, Instance]] = {}
         """All that is known, of all applications: the hash code is about all of them."""
+        self._followed: frozenset[str] | None = None
         self._source = -1
         """The server that it is known from; -1: nothing is known."""
         self._delta = backend.options.delta
@@ -171,7 +172,7 @@ class _Poller:
             raise RegistryError(
                 f"reading {place.url}/apps: the answer is not Eureka's: {error}"
             ) from None
-        self._apps = apps
+        changed = await self._take(apps)
         theirs = hash_code(body)
         ours = await self._hash()
         if self._delta and theirs != ours and not strays:
@@ -181,7 +182,25 @@ class _Poller:
             strays.append(Problem(message, place.url))
         self._board.trouble("instances", strays)
         self._follow()
-        await self._tell(set(apps))
+        await self._tell(changed)
+
+    async def _take(self, apps: dict[str, dict[str, Instance]]) -> set[str]:
+        """These are all applications; those that changed. Empties ``apps`` one by one: freeing a
+        hundred thousand instances at once would hold the loop."""
+        changed: set[str] = set()
+        for gone in self._apps.keys() - apps.keys():
+            del self._apps[gone]
+        work = 0
+        while apps:
+            name, instances = apps.popitem()
+            if self._apps.get(name) != instances:
+                self._apps[name] = instances
+                changed.add(name)
+            work += 1 + len(instances)
+            if work >= BITE:
+                work = 0
+                await trio.lowlevel.checkpoint()
+        return changed
 
     async def _apply(self, body: bytes) -> set[str]:
         """A delta; the applications that changed. Raises ValueError."""
@@ -237,6 +256,10 @@ class _Poller:
     # --- telling ---
 
     def _follow(self) -> None:
+        if self._apps.keys() == self._followed:
+            self._board.unchanged()
+            return
+        self._followed = frozenset(self._apps)
         namespace = self._options.namespace
         self._board.follow(
             {

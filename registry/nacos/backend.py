@@ -152,7 +152,6 @@ class _Group:
     async def _read(self, name: str, params: dict[str, str]) -> float:
         """Seconds after which it is to be read again. Raises RegistryError."""
         source = f"nacos {self._options.group}@@{name}"
-        limits = (self._options.min_interval, self._options.max_interval)
         try:
             body = await self._api.get("/ns/instance/list", f"service {name}", params)
             await self._decode(name, body, source)
@@ -161,10 +160,9 @@ class _Group:
             if len(self._refused) == len(self._tasks):
                 raise RegistryError(f"no service can be read from Nacos: {error}") from None
             self._board.unreadable(name, [Problem(str(error), source)])
-            return limits[1]
+            return self._options.max_interval
         self._refused.pop(name, None)
-        cache, _ = settings_of(body)
-        return min(max(DEFAULT_CACHE if cache is None else cache, limits[0]), limits[1])
+        return pause(self._options, settings_of(body)[0])
 
     async def _decode(self, name: str, body: bytes, source: str) -> None:
         """Raises ValueError."""
@@ -199,3 +197,9 @@ class _Group:
             # Nacos does not tell a service that is not there from one without instances.
             part = Part(qualified_name(name, self._options.namespace), endpoints, origin=source)
         self._board.answer(name, part, problems)
+
+
+def pause(options: Options, cache: float | None) -> float:
+    """Seconds until a service is read again that may be cached for so long."""
+    wanted = DEFAULT_CACHE if cache is None else cache
+    return min(max(wanted, options.min_interval), options.max_interval)

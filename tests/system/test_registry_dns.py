@@ -349,25 +349,6 @@ async def test_targets_in_the_additional_section_are_not_asked_for(fake: DnsFake
     assert set(fake.asked) == {("web.service.consul.", "SRV")}
 
 
-async def test_ttls_have_a_floor_and_a_ceiling(fake: DnsFake, autojump_clock: Any) -> None:
-    del autojump_clock
-    fake.records = ["web.test. 0 A 10.0.0.1", "api.test. 86400 A 10.0.0.2"]
-    services = WEB | {
-        "api": DnsService(("api.test",), port=80),
-        "none": DnsService(("none.test",), port=80),
-    }
-    limits = {"min_ttl": Duration("2s"), "max_ttl": Duration("50s")}
-    more = limits | {"max_negative_ttl": Duration("4s"), "families": "ipv4"}
-    async with observe(backend(fake.address, services, **more)) as observer:
-        await observer.until(lambda: observer.syncs > 0, "the services", 100)
-        fake.asked.clear()
-        await trio.sleep(200)
-    counts = {name: fake.asked.count((f"{name}.test.", "A")) for name in ("web", "api", "none")}
-    assert 95 <= counts["web"] <= 100
-    assert 3 <= counts["api"] <= 4
-    assert 45 <= counts["none"] <= 50
-
-
 async def test_the_servers_of_resolv_conf(fake: DnsFake, tmp_path: Path) -> None:
     made = DnsBackend(Options(WEB), Context("dns"))
     made.resolv_conf = str(tmp_path / "resolv.conf")

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.base import Context, RegistryError
-from registry.dns.backend import DnsBackend, _chosen, _complete, _system_servers
+from registry.dns.backend import DnsBackend, _chosen, _complete, _system_servers, pause
 from registry.dns.options import DnsService, Options, nameserver
 from registry.dns.records import Srv, addresses, by_priority, shares, srvs
 from registry.duration import Duration
@@ -86,10 +86,22 @@ def test_shares_are_weights_of_ours(weights: list[int]) -> None:
     found = shares(weights)
 
     assert all(1 <= weight <= 65535 for weight in found)
-    for (before, after), (share, next_share) in zip(
-        pairwise(weights), pairwise(found), strict=True
-    ):
-        assert share <= next_share or before >= after
+    for before, share in zip(pairwise(weights), pairwise(found), strict=True):
+        assert share[0] <= share[1] or before[0] >= before[1]
+
+
+@pytest.mark.parametrize(
+    ("ttl", "exists", "seconds"),
+    [(0, True, 2), (7, True, 7), (86400, True, 50), (0, False, 2), (3, False, 3), (60, False, 4)],
+)
+def test_ttls_have_a_floor_and_a_ceiling(ttl: float, exists: bool, seconds: float) -> None:
+    options = Options(
+        {"web": DnsService(("web.test",), port=80)},
+        min_ttl=Duration("2s"),
+        max_ttl=Duration("50s"),
+        max_negative_ttl=Duration("4s"),
+    )
+    assert pause(options, ttl, exists=exists) == seconds
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from registry.base import Context
 from registry.duration import Duration
 from registry.model import Endpoint, Locality
-from registry.nacos.backend import NacosBackend
+from registry.nacos.backend import NacosBackend, pause
 from registry.nacos.options import Options
 from registry.nacos.wire import Refused, login, page, read_host, settings_of, unwrapped
 from tests.dataplane.nacos_fake import host
@@ -106,3 +106,12 @@ def test_logins() -> None:
 def test_options_that_cannot_be(more: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         NacosBackend(Options(**({"servers": ("http://x",)} | more)), Context("nacos"))
+
+
+@pytest.mark.parametrize(
+    ("cache", "seconds"), [(None, 10.0), (0.001, 1.0), (5.0, 5.0), (3600.0, 60.0)]
+)
+def test_services_are_read_as_often_as_the_server_wishes(
+    cache: float | None, seconds: float
+) -> None:
+    assert pause(OPTIONS, cache) == seconds
