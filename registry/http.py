@@ -45,13 +45,16 @@ def client(
     may be silent. Environment variables that name proxies are not looked at: a node's way to
     its registry is configured, not inherited.
     """
-    transport = httpx.AsyncHTTPTransport(verify=tls or True, trust_env=False)
+    # What httpx and httpcore are given is never used: reading the trust store takes 50 ms, so
+    # it is done in a thread, and not before a connection wants it (_Stream.start_tls).
+    bare = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    transport = httpx.AsyncHTTPTransport(verify=bare, trust_env=False)
     transport._pool = httpcore.AsyncConnectionPool(
-        ssl_context=tls or ssl.create_default_context(),
+        ssl_context=bare,
         max_connections=100,
         max_keepalive_connections=20,
         keepalive_expiry=KEEP_ALIVE,
-        network_backend=_Marked(mark, unix_socket),
+        network_backend=_Marked(mark, unix_socket, _Trust(tls)),
     )
     return httpx.AsyncClient(
         transport=transport,
@@ -78,8 +81,26 @@ def failed(doing: str, error: httpx.HTTPError | httpx.InvalidURL) -> RegistryErr
     return RegistryError(f"{doing}: {detail}")
 
 
+class _Trust:
+    """Whose certificates are believed: as configured, else the system's trust store."""
+
+    def __init__(self, tls: ssl.SSLContext | None) -> None:
+        self._tls = tls
+
+    async def context(self) -> ssl.SSLContext:
+        """Ready for a handshake that offers HTTP/1.1."""
+        if self._tls is None:
+            self._tls = await trio.to_thread.run_sync(ssl.create_default_context)
+        self._tls.set_alpn_protocols(["http/1.1"])
+        return self._tls
+
+
 class _Stream(TrioStream):
     """Closes its socket when a handshake is cancelled, which httpcore leaves to the collector."""
+
+    def __init__(self, stream: trio.abc.Stream, trust: _Trust) -> None:
+        super().__init__(stream)
+        self._trust = trust
 
     async def start_tls(
         self,
@@ -88,7 +109,8 @@ class _Stream(TrioStream):
         timeout: float | None = None,
     ) -> httpcore.AsyncNetworkStream:
         try:
-            return await super().start_tls(ssl_context, server_hostname, timeout)
+            believed = await self._trust.context()
+            return await super().start_tls(believed, server_hostname, timeout)
         except BaseException:
             await trio.aclose_forcefully(self._stream)
             raise
@@ -97,8 +119,9 @@ class _Stream(TrioStream):
 class _Marked(httpcore.AsyncNetworkBackend):
     """Connects as httpcore's own back end for trio does, but marks sockets first."""
 
-    def __init__(self, mark: int, unix_socket: str) -> None:
+    def __init__(self, mark: int, unix_socket: str, trust: _Trust) -> None:
         self._mark = mark
+        self._trust = trust
         self._unix_socket = unix_socket
 
     async def connect_tcp(
@@ -113,7 +136,7 @@ class _Marked(httpcore.AsyncNetworkBackend):
             return await self.connect_unix_socket(self._unix_socket, timeout)
         try:
             with trio.fail_after(float("inf") if timeout is None else timeout):
-                return _Stream(trio.SocketStream(await self._connect(host, port)))
+                return _Stream(trio.SocketStream(await self._connect(host, port)), self._trust)
         except trio.TooSlowError as error:
             raise httpcore.ConnectTimeout(f"{host}:{port}: no connection in time") from error
         except OSError as error:
@@ -149,7 +172,7 @@ class _Marked(httpcore.AsyncNetworkBackend):
     ) -> httpcore.AsyncNetworkStream:
         try:
             with trio.fail_after(float("inf") if timeout is None else timeout):
-                return _Stream(await trio.open_unix_socket(path))
+                return _Stream(await trio.open_unix_socket(path), self._trust)
         except trio.TooSlowError as error:
             raise httpcore.ConnectTimeout(f"{path}: no connection in time") from error
         except OSError as error:
