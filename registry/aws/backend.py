@@ -25,7 +25,7 @@ from registry.aws.decode import (
     target_endpoint,
     target_group,
 )
-from registry.aws.options import CloudMap, Instances, Options
+from registry.aws.options import CloudMap, Instances, Options, TargetGroups
 from registry.aws.signing import load
 from registry.aws.xmltext import items, text
 from registry.base import Context, Problem, RegistryError, Sink
@@ -59,7 +59,7 @@ class AwsBackend:
 
     def __init__(self, options: Options, context: Context) -> None:
         """Raises ValueError."""
-        groups = options.target_groups
+        groups = options.target_groups or TargetGroups()
         wanted = groups.names or groups.arns or groups.load_balancer_arn
         if not (options.cloud_map or options.instances or wanted):
             raise ValueError("one of `cloud_map`, `target_groups`, `instances` is needed")
@@ -84,7 +84,7 @@ class AwsBackend:
         )
         self.settings = {
             qualified_name(name, options.namespace): found
-            for name, found in options.settings.items()
+            for name, found in options.services.items()
         }
 
     async def run(self, sink: Sink) -> None:
@@ -149,7 +149,7 @@ class _Reader:
         trouble: list[Problem] = []
         mapped: dict[_Mapped, CloudMap] = {}
         for entry in self._options.cloud_map:
-            for name in entry.services or await self._services(entry, trouble):
+            for name in entry.follow or await self._services(entry, trouble):
                 mapped.setdefault(_Mapped(entry.namespace, name), entry)
         self._mapped = mapped
         self._groups = await self._target_groups(trouble)
@@ -228,7 +228,7 @@ class _Reader:
             mark = str(following)
 
     async def _target_groups(self, trouble: list[Problem]) -> dict[str, TargetGroup]:
-        wanted = self._options.target_groups
+        wanted = self._options.target_groups or TargetGroups()
         questions: list[tuple[str, dict[str, str]]] = [
             *((f"target group {name}", {"Names.member.1": name}) for name in wanted.names),
             *((f"target group {arn}", {"TargetGroupArns.member.1": arn}) for arn in wanted.arns),

@@ -21,7 +21,7 @@ class CloudMap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     namespace: Text
     """Its name."""
-    services: tuple[Text, ...] = ()
+    follow: tuple[Text, ...] = ()
     """Only these services; by default all of the namespace, followed as they come and go."""
     health: Literal["all", "healthy", "healthy-or-else-all"] = "all"
     """Which instances to ask for. With ``all`` those that are not healthy are known, but not
@@ -63,7 +63,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     cloud_map: tuple[CloudMap, ...] = ()
     """Namespaces of Cloud Map."""
-    target_groups: TargetGroups = TargetGroups()
+    target_groups: TargetGroups | None = None
     """Target groups: ``names``, ``arns`` or ``load_balancer_arn``."""
     instances: tuple[Instances, ...] = ()
     """EC2 instances by tag."""
@@ -77,7 +77,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Ask the instance metadata service (IMDSv2) for what nothing else names."""
     namespace: Text = "default"
     """The namespace of our services."""
-    settings: dict[ServiceName, ServiceSettings] = {}
+    services: dict[ServiceName, ServiceSettings] = {}
     """Virtual addresses, ports and protocols of services, by name."""
     poll: Duration = Duration("5s")
     """How often Cloud Map is asked whether instances came or went (its revision, which is cheap).

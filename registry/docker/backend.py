@@ -65,7 +65,7 @@ class DockerBackend:
         self.place = self._server.unix_socket or self._server.url
         self.settings = {
             qualified_name(name, options.namespace): found
-            for name, found in options.settings.items()
+            for name, found in options.services.items()
         }
         # Containers of an engine behind a network are somewhere else.
         local = bool(self._server.unix_socket) and options.mode == "containers"

@@ -37,7 +37,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     the host's network."""
     namespace: Text = "default"
     """The namespace of services that no Compose project or stack gives one."""
-    settings: dict[ServiceName, ServiceSettings] = {}
+    services: dict[ServiceName, ServiceSettings] = {}
     """Virtual addresses, ports and protocols of services, by name."""
     resync: Duration = Duration("30s")
     """How often all containers are listed, in case that an event was missed. 100ms to 1h."""

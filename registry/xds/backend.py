@@ -78,7 +78,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The certificate's key, if it is not in the same file."""
     namespace: Text = "default"
     """The namespace of clusters whose name has none."""
-    settings: dict[ServiceName, ServiceSettings] = {}
+    services: dict[ServiceName, ServiceSettings] = {}
     """Virtual addresses, ports and protocols of services, by name."""
 
 
@@ -113,7 +113,7 @@ class XdsBackend:
         self._context = context
         self.settings: dict[str, ServiceSettings] = {
             qualified_name(name, options.namespace): found
-            for name, found in options.settings.items()
+            for name, found in options.services.items()
         }
         self._file: FileBackend | None = None
         if options.path is not None:

@@ -181,7 +181,7 @@ async def test_what_cds_says_of_clusters_counts(xds: XdsFake) -> None:
     static = {"name": "static", "load_assignment": assignment(API)}
     named = cluster("web", eds_cluster_config={"service_name": "web-eds"}, **http2, **weighted)
     xds.write([named, static], [web])
-    registries, run = supervised(xds, settings={"web": {"vips": ["10.96.0.1"]}})
+    registries, run = supervised(xds, services={"web": {"vips": ["10.96.0.1"]}})
     async with trio.open_nursery() as nursery:
         await nursery.start(run)
         await registries.wait_synced()
@@ -206,7 +206,7 @@ async def test_a_file_is_dressed(tmp_path: Path) -> None:
     plain = Service("web", endpoints=WEB.endpoints)
     harness.write([assignment(plain)])
     settings = {"web": ServiceSettings(("10.96.0.1",), (DialledPort(80),))}
-    options = Options(path="eds.json", namespace="mesh", settings=settings)
+    options = Options(path="eds.json", namespace="mesh", services=settings)
     found = XdsBackend(options, Context("xds", base_dir=str(tmp_path)))
     async with observe(found) as observer:
         await until(observer, lambda: bool(observer.view), "the file is read")

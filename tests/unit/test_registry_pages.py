@@ -9,19 +9,25 @@ from typing import Any
 import msgspec
 import pytest
 
+from registry.aws import options as aws
 from registry.consul import options as consul
 from registry.dns import options as dns
+from registry.docker import options as docker
 from registry.eureka import options as eureka
 from registry.nacos import options as nacos
 from registry.plugins import Spec, Supervision, check
 from registry.strict import parse
+from registry.xds import backend as xds
 
 PAGES = Path(__file__).parents[2] / "docs" / "registries"
 STRUCTS: dict[str, list[type[msgspec.Struct]]] = {
+    "aws": [aws.Options, aws.CloudMap, aws.TargetGroups, aws.Instances],
     "consul": [consul.Options],
     "dns": [dns.Options, dns.DnsService],
+    "docker": [docker.Options],
     "eureka": [eureka.Options],
     "nacos": [nacos.Options],
+    "xds": [xds.Options],
 }
 
 
