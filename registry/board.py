@@ -13,13 +13,14 @@ Asking, waiting and failing are the back end's.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Hashable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import Final
 
 import msgspec
 import trio
 
 from registry.base import Problem, RegistryError, Sink
+from registry.bulk import bulk
 from registry.model import Endpoint, Service
 from registry.naming import ServiceSettings, dressed
 
@@ -27,6 +28,8 @@ __all__ = ["Board", "Part", "together"]
 
 BITE: Final = 200
 """Endpoints that are worked on between two checkpoints."""
+LOAD: Final = 500
+"""Questions without an answer from which on it is a load, not a change."""
 
 
 class Part(msgspec.Struct, frozen=True, gc=False):
@@ -171,14 +174,25 @@ class Board:
 
     async def run(self) -> None:
         """Tell the sink, until cancelled."""
-        while True:
-            if not self._problems_told:
-                self._problems_told = True
-                self._sink.problems([p for found in self._problems.values() for p in found])
-            if not self._waiting and not (self._missing and not self._published):
-                await self._tell()
-            await self._wake.wait()
-            self._wake = trio.Event()
+        with ExitStack() as load:
+            loading = False
+            while True:
+                if not loading and len(self._missing) > LOAD:
+                    load.enter_context(bulk())
+                    loading = True
+                await self._report()
+                if loading and not self._missing:
+                    load.close()
+                    loading = False
+                await self._wake.wait()
+                self._wake = trio.Event()
+
+    async def _report(self) -> None:
+        if not self._problems_told:
+            self._problems_told = True
+            self._sink.problems([p for found in self._problems.values() for p in found])
+        if not self._waiting and not (self._missing and not self._published):
+            await self._tell()
 
     async def _tell(self) -> None:
         self._keep()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from contextlib import nullcontext
 from typing import ClassVar, Final
 
 import httpx
@@ -18,6 +19,7 @@ import trio
 
 from registry.base import Context, Problem, RegistryError, Sink
 from registry.board import Board, Part, together
+from registry.bulk import bulk
 from registry.eureka.options import Options
 from registry.eureka.wire import Instance, app_name, hash_code, hash_of, read_instance
 from registry.fetch import Answer, Server, fetch, read_secret, server, tls_context
@@ -30,7 +32,10 @@ __all__ = ["EurekaBackend", "Options"]
 
 BITE: Final = 50
 """Instances that are decoded between two checkpoints (about 1 ms)."""
+LARGE: Final = 1024 * 1024
+"""Bytes from which on an answer is a load, not a change."""
 JITTER: Final = 0.1
+"""Part of the interval that is drawn anew each time, so that nodes do not ask together."""
 
 
 class EurekaBackend:
@@ -142,7 +147,8 @@ class _Poller:
                 answer = await self._ask(place, "/apps")
                 if answer.status != 200:
                     raise RegistryError(f"reading {place.url}/apps: {_refusal(answer)}")
-                await self._replace(place, answer.body)
+                with bulk() if len(answer.body) > LARGE else nullcontext():
+                    await self._replace(place, answer.body)
             except RegistryError as error:
                 said.append(str(error))
                 continue
