@@ -42,6 +42,8 @@ def test_a_service_without_an_address_is_reached_by_its_name(
             "    print(a.answer[0][0].address)\n"
         )
         named = lab.run("node1", sys.executable, "-c", query).split()
+        # A pod, whose route leads to its node, is told the same.
+        assert lab.run("pod1-1", sys.executable, "-c", query).split() == named
         four, six = named
         assert four.startswith("10.97.")
         assert six.startswith("fd00:97::")
