@@ -17,7 +17,6 @@ import msgspec
 
 from nodeproxy import __version__
 from nodeproxy.admin.views import (
-    DriftView,
     EndpointView,
     ExplainQuery,
     ExplainView,
@@ -42,20 +41,20 @@ from nodeproxy.explanation import STATES, explain
 from nodeproxy.parts import Parts
 from nodeproxy.registryviews import host_views, problem_views, registry_views, vips_view
 from nodeproxy.registryviews import publish as publish_registries
-from nodeproxy.rulestext import rules_text
+from nodeproxy.rulestext import drift_views, rules_text
 from nodeproxy.telemetry import log as logging
 from nodeproxy.telemetry.families import Families
-from nodeproxy.telemetry.process import open_descriptors
+from nodeproxy.telemetry.process import open_descriptors, resident_bytes
 from registry.model import Endpoint, Port, Service
 
 if TYPE_CHECKING:
-    from iptables.drift import Drift
     from nodeproxy.dataplane.upstream import Target
 
 __all__ = ["Inspection"]
 
 KERNEL_PATHS: Final = {True: "nodeproxy", False: "none"}
-PAGE: Final = os.sysconf("SC_PAGESIZE")
+NO_RULES: Final = "interception.mode is none: there are no rules"
+TAKEN_OUT: Final = "interception was taken out; `nodeproxy rules repair` brings it back"
 
 
 class Inspection:
@@ -80,7 +79,7 @@ class Inspection:
             zone=config.node.zone,
             started=_moment(parts.started),
             uptime_seconds=round(time.time() - parts.started, 3),
-            config=config.path,
+            config=config.path and os.path.abspath(config.path),
             warnings=tuple(str(w) for w in config.warnings),
             log_level=self.log_level(),
             generation=catalog.generation,
@@ -106,7 +105,7 @@ class Inspection:
                 worst_stall_seconds=round(parts.worst_stall, 6),
                 open_files=open_descriptors(),
                 open_files_limit=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
-                memory_bytes=_memory(),
+                memory_bytes=resident_bytes(),
             ),
         )
 
@@ -123,9 +122,7 @@ class Inspection:
         taking = parts.intercepting
         if taking is not None and parts.complete and not parts.node.draining:
             if not taking.on:
-                reasons.append(
-                    "interception was taken out; `nodeproxy rules repair` brings it back"
-                )
+                reasons.append(TAKEN_OUT)
             elif not taking.kernel.status().live:
                 reasons.append("the dead-man's switch is not live")
         return ProbeView(not reasons, tuple(reasons))
@@ -165,6 +162,7 @@ class Inspection:
                 address=host_port(listener.address),
                 kind="explicit" if listener.service else "outbound",
                 service=listener.service,
+                connections=listener.open,
                 accepted=listener.accepted,
             )
 
@@ -282,18 +280,20 @@ class Inspection:
 
     async def rules_verify(self) -> VerifyView:
         taking = self._parts.intercepting
-        if taking is None or not taking.on:
-            return VerifyView(True)
+        if taking is None:
+            return VerifyView(True, note=NO_RULES)
+        if not taking.on:
+            return VerifyView(True, note=TAKEN_OUT)
         found = await taking.kernel.verify()
-        return VerifyView(not found, _drift(found))
+        return VerifyView(not found, drift_views(found))
 
     async def rules_repair(self) -> VerifyView:
         taking = self._parts.intercepting
         if taking is None:
-            return VerifyView(True)
+            return VerifyView(True, note=NO_RULES)
         repaired = await taking.resume()
         left = await taking.kernel.verify()
-        return VerifyView(not left, _drift(left), repaired=max(0, repaired - len(left)))
+        return VerifyView(not left, drift_views(left), repaired=max(0, repaired - len(left)))
 
     async def rules_remove(self) -> RulesView:
         taking = self._parts.intercepting
@@ -361,14 +361,5 @@ def _endpoint(
     )
 
 
-def _drift(found: Iterable[Drift]) -> tuple[DriftView, ...]:
-    return tuple(DriftView(message=str(drift)) for drift in found)
-
-
 def _moment(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
-
-
-def _memory() -> int:
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * PAGE

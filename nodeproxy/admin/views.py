@@ -194,7 +194,7 @@ class StatusView(msgspec.Struct, frozen=True):
     """RFC 3339, UTC."""
     uptime_seconds: float = 0.0
     config: str = ""
-    """Path of the configuration."""
+    """Absolute path of the configuration."""
     warnings: tuple[str, ...] = ()
     """What the configuration's reader warned of."""
     log_level: str = ""
@@ -255,7 +255,6 @@ class EndpointView(msgspec.Struct, frozen=True):
     zone: str = ""
     node: str = ""
     labels: dict[str, str] = {}
-    registry: str = ""
     active_requests: int = 0
     """In flight from this node now; connections for TCP."""
     idle_connections: int = 0
@@ -273,8 +272,6 @@ class EndpointView(msgspec.Struct, frozen=True):
     last_failure: str = ""
     """The error, as it stands in the access log."""
     last_failure_age_seconds: float | None = None
-    age_seconds: float | None = None
-    """Since it appeared in the catalog of this daemon."""
 
 
 class ServiceDetail(msgspec.Struct, frozen=True):
@@ -333,6 +330,8 @@ class VerifyView(msgspec.Struct, frozen=True):
     drift: tuple[DriftView, ...] = ()
     repaired: int = 0
     """Of a repair: differences that are gone now."""
+    note: str = ""
+    """Why there was nothing to compare; empty where there was."""
 
 
 class ProbeView(msgspec.Struct, frozen=True):

@@ -89,7 +89,6 @@ def endpoints(session: Session, service: str, format_: Format) -> None:
         Column("ACTIVE", lambda e: number(e.active_requests), right=True),
         Column("REQUESTS", lambda e: number(e.requests), right=True),
         Column("FAILURES", lambda e: number(e.failures), right=True),
-        Column("AGE", lambda e: ago(e.age_seconds), right=True),
         Column("WHY", _why),
     ]
     with session.daemon() as daemon, with_suggestion(daemon, service):

@@ -10,9 +10,9 @@ import trio
 from iptables.errors import InterceptionError
 from iptables.manager import Interception
 from iptables.settings import Settings
-from nodeproxy.admin.views import DriftView, InterceptionView, RulesView, VerifyView
+from nodeproxy.admin.views import InterceptionView, RulesView, VerifyView
 from nodeproxy.cli.session import Failure
-from nodeproxy.rulestext import rules_text
+from nodeproxy.rulestext import drift_views, rules_text
 
 if TYPE_CHECKING:
     from nodeproxy.config import Config
@@ -42,7 +42,7 @@ def verify(config: Config | None) -> VerifyView:
 
     async def ask(kernel: Interception) -> VerifyView:
         found = await kernel.verify()
-        return VerifyView(not found, tuple(DriftView(d.text, d.kind, d.where) for d in found))
+        return VerifyView(not found, drift_views(found))
 
     return _with_kernel(config, ask)
 

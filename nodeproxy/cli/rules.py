@@ -102,7 +102,7 @@ def repair(session: Session, format_: Format) -> None:
 @click.pass_obj
 def remove(session: Session, stop_intercepting: bool) -> None:
     """Remove everything of nodeproxy from the kernel. A second run is harmless."""
-    if _running(session):
+    if _running(session) and _intercepting(session):
         if not stop_intercepting:
             raise Failure(
                 "the daemon is running: without its rules it no longer sees any traffic",
@@ -137,11 +137,17 @@ def _running(session: Session) -> bool:
     return True
 
 
+def _intercepting(session: Session) -> bool:
+    """A daemon in mode ``none`` has no rules: what is there, another one left behind."""
+    with session.daemon() as daemon:
+        return daemon.status().interception.mode != "none"
+
+
 def _report(view: VerifyView, format_: Format, fine: str) -> None:
     if format_ != "table":
         document(view, format_)
     elif view.ok:
-        click.echo(fine)
+        click.echo(view.note or fine)
     else:
         table(view.drift, _DRIFT)
     if not view.ok:

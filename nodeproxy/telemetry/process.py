@@ -16,7 +16,7 @@ from nodeproxy import __version__
 from nodeproxy.telemetry.families import Families
 from nodeproxy.telemetry.metrics import Sample
 
-__all__ = ["open_descriptors", "publish"]
+__all__ = ["open_descriptors", "publish", "resident_bytes"]
 
 TICKS: Final = os.sysconf("SC_CLK_TCK")
 PAGE: Final = os.sysconf("SC_PAGESIZE")
@@ -35,7 +35,7 @@ def publish(families: Families, proc: Path = Path("/proc")) -> None:
     families.process_start.callback(shown(lambda: start))
     families.process_cpu.callback(shown(lambda: _cpu(stat)))
     families.process_virtual.callback(shown(lambda: float(_fields(stat)[20])))
-    families.process_rss.callback(shown(lambda: int(_fields(stat)[21]) * PAGE))
+    families.process_rss.callback(shown(lambda: resident_bytes(proc)))
     families.process_open_fds.callback(shown(lambda: open_descriptors(proc)))
     families.process_max_fds.callback(shown(_max_descriptors))
     build = ((__version__, platform.python_version()), 1)
@@ -50,6 +50,11 @@ def open_descriptors(proc: Path = Path("/proc")) -> int:
     """
     folder = proc / "self" / "fd"
     return os.stat(folder).st_size or len(os.listdir(folder))
+
+
+def resident_bytes(proc: Path = Path("/proc")) -> int:
+    """Memory that is in RAM."""
+    return int(_fields(proc / "self" / "stat")[21]) * PAGE
 
 
 def _fields(stat: Path) -> list[str]:

@@ -78,6 +78,8 @@ def test_what_a_killed_daemon_left_is_shown_and_removed(inside: Run) -> None:
         ":NP-PRE - [0:0]",
         "-A PREROUTING -m comment --comment nodeproxy -j NP-PRE",
         "add NP-VIP4 10.96.0.10,tcp:80",
+        "# nft --terse list table ip nodeproxy",
+        "table ip6 nodeproxy {",
         "# ip address: 169.254.171.1 dev lo",
         "# ip route: local 10.96.0.0/16 dev lo",
     ):

@@ -345,6 +345,7 @@ def test_out_of_the_path_and_back_while_it_runs(mesh: Mesh, kit: Any):
     status = mesh.daemon.status()
     assert not status.ready
     assert "rules repair" in status.reasons[0]
+    assert "rules repair" in mesh.daemon.cli("rules", "verify").stdout
     # What changes meanwhile counts when it is back.
     mesh.serve(mesh.two)
     kit.eventually(lambda: mesh.daemon.status().endpoints == 2)
