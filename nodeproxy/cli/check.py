@@ -55,9 +55,12 @@ def _all(session: Session) -> Iterator[Check]:
     from nodeproxy.cli.checks import Check, host_checks
 
     config: Config | None = None
-    for one, found in _config(session):
-        config = found or config
-        yield one
+    # A socket alone says nothing of the configuration; the daemon behind it knows its own.
+    asked = session.config or not session.socket
+    if asked:
+        for one, found in _config(session.config or DEFAULT_CONFIG):
+            config = found or config
+            yield one
     status: StatusView | None = None
     try:
         with session.daemon() as daemon:
@@ -68,17 +71,20 @@ def _all(session: Session) -> Iterator[Check]:
     except Failure as exc:
         # Before the first start this is as it should be, so it is no failure of the host.
         yield Check("daemon.answers", "warn" if status is None else "fail", exc.message, exc.hint)
+    if not asked:
+        for one, found in _config((status.config if status else "") or DEFAULT_CONFIG):
+            config = found or config
+            yield one
     if config is not None:
         yield from host_checks(config, status.pid if status else None)
         if status is None and config.path:
             yield from _registries(config)
 
 
-def _config(session: Session) -> Iterator[tuple[Check, Config | None]]:
+def _config(path: str) -> Iterator[tuple[Check, Config | None]]:
     from nodeproxy.cli.checks import Check
     from nodeproxy.config import Config, ConfigError, load
 
-    path = session.config or DEFAULT_CONFIG
     try:
         config = load(path)
     except ConfigError as exc:
@@ -175,6 +181,8 @@ def _rules(daemon: Client) -> Check:
     verified = daemon.rules_verify()
     if verified.ok:
         return Check("interception.rules", "ok", "the kernel's rules are as they should be")
-    first = verified.drift[0].message if verified.drift else "differences were found"
+    first = "differences were found"
+    if verified.drift:
+        first = ": ".join(p for p in (verified.drift[0].where, verified.drift[0].message) if p)
     more = f" and {len(verified.drift) - 1} more" if len(verified.drift) > 1 else ""
     return Check("interception.rules", "fail", f"{first}{more}", "nodeproxy rules repair")

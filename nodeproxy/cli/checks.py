@@ -36,6 +36,8 @@ Result = Literal["ok", "warn", "fail", "skip"]
 _CAPABILITIES = {"NET_ADMIN": 12, "NET_RAW": 13}
 _MODULES = ("ip_set", "ip_set_hash_ipport", "ip_set_list_set", "xt_set", "nf_nat", "nf_conntrack")
 _MANY = 1000
+_MADE_AT_START = ("interception.outbound_port", "dns.listen")
+"""Listeners whose address need not be there yet: the daemon puts it on ``lo``, or waits for it."""
 IP_FREEBIND = 15
 
 
@@ -67,17 +69,27 @@ def host_checks(config: Config, daemon_pid: int | None) -> Iterator[Check]:
 
 
 def programs(config: Config, which: Callable[[str], str | None]) -> Check:
-    """iptables and ipset, which the interception runs."""
+    """iptables, ipset and nft, which the interception runs."""
     needed = ["iptables", "iptables-restore", "iptables-save", "ipset"]
     if config.interception.ipv6 != "off":
         needed += ["ip6tables", "ip6tables-restore", "ip6tables-save"]
+    if config.interception.kernel_path == "on":
+        needed.append("nft")
     missing = [name for name in needed if which(name) is None]
     if missing:
         return Check(
             "interception.programs",
             "fail",
             f"not found in PATH: {', '.join(missing)}",
-            "install them, on Debian: apt-get install iptables ipset",
+            "install them, on Debian: apt-get install iptables ipset nftables",
+        )
+    if config.interception.kernel_path == "auto" and which("nft") is None:
+        return Check(
+            "interception.programs",
+            "warn",
+            "nft is not found in PATH: where no kube-proxy runs, nothing carries the services' "
+            "traffic while the proxy is down",
+            "install it, on Debian: apt-get install nftables",
         )
     return Check("interception.programs", "ok", f"found {', '.join(needed)}")
 
@@ -171,9 +183,11 @@ def ports(config: Config) -> Check:
     if config.interception.mode == "iptables":
         port = config.interception.outbound_port
         wanted["interception.outbound_port"] = ("169.254.171.1", port)
+    if config.dns.listen.enabled:
+        wanted["dns.listen"] = (config.dns.listen.host, config.dns.listen.port)
     taken = []
     for field, (host, port) in wanted.items():
-        if why := _unbindable(host, port):
+        if why := _unbindable(host, port, freebind=field in _MADE_AT_START):
             taken.append(f"{field} {host}:{port} ({why})")
     if taken:
         return Check(
@@ -185,13 +199,13 @@ def ports(config: Config) -> Check:
     return Check("host.ports", "ok", f"{len(wanted)} addresses are free")
 
 
-def _unbindable(host: str, port: int) -> str:
+def _unbindable(host: str, port: int, *, freebind: bool) -> str:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if host.startswith("169.254."):
-                probe.setsockopt(socket.SOL_IP, IP_FREEBIND, 1)  # put on lo only at the start
+            if freebind:
+                probe.setsockopt(socket.SOL_IP, IP_FREEBIND, 1)
             probe.bind((host, port))
             probe.listen(1)
     except OSError as exc:

@@ -89,6 +89,17 @@ def test_a_healthy_daemon(config: Path, fake_daemon: httpx.BaseTransport, fake_v
     assert result.exit_code == 0
 
 
+def test_the_daemon_knows_its_configuration(nodeproxy: Run, config: Path, fake_view: Any) -> None:
+    fake_view.state = msgspec.structs.replace(
+        fake_view.state, config=str(config), interception=views.InterceptionView(mode="none")
+    )
+    result = nodeproxy("check", "-o", "json")  # by its socket alone
+    assert results(result)["config.valid"] == ["ok"]
+    assert str(config) in result.stdout
+    assert "interception.programs" not in results(result)
+    assert result.exit_code == 0
+
+
 def test_an_ill_daemon(config: Path, fake_daemon: httpx.BaseTransport, fake_view: Any) -> None:
     problem = views.ProblemView("port 0", "services.yaml", 7)
     stale = msgspec.structs.replace(
@@ -131,6 +142,13 @@ def test_programs() -> None:
     missing = checks.programs(iptables(), lambda name: None if name == "ipset" else name)
     assert (missing.result, missing.message) == ("fail", "not found in PATH: ipset")
     assert "apt-get install" in missing.hint
+
+    def no_nft(name: str) -> str | None:
+        return None if name == "nft" else name
+
+    assert checks.programs(iptables(), no_nft).result == "warn"
+    assert checks.programs(iptables("interception: {kernel_path: on}"), no_nft).result == "fail"
+    assert checks.programs(iptables("interception: {kernel_path: off}"), no_nft).result == "ok"
     no_six = checks.programs(
         iptables("interception: {ipv6: off}"), lambda name: None if "6" in name else name
     )
