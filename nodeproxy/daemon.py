@@ -270,9 +270,9 @@ class Daemon:
     # -- listening and intercepting --------------------------------------------------------
 
     def _listen_explicitly(self) -> None:
-        for listener in self.config.listeners:
+        for i, listener in enumerate(self.config.listeners):
             address = (listener.bind.host, listener.bind.port)
-            sock = _open(address, "listeners")
+            sock = _open(address, f"listeners[{i}].bind")
             self.parts.node.serve_port(sock, str(listener.service), listener.port)
             self.log.info("listening", address=host_port(address), service=str(listener.service))
 

@@ -16,10 +16,10 @@ import msgspec
 from nodeproxy.admin.messages import Handler, Request, Response, error
 from nodeproxy.admin.query import BadQuery, explain_query
 from nodeproxy.admin.views import LogLevel, ProbeView, View
+from nodeproxy.telemetry.exposition import CONTENT_TYPE
 
-__all__ = ["METRICS_TYPE", "admin_handler", "metrics_handler"]
+__all__ = ["admin_handler", "metrics_handler"]
 
-METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SLICE = 100
 _encoder = msgspec.json.Encoder()
 
@@ -155,7 +155,7 @@ async def _explain(view: View, request: Request) -> Response:
 
 
 def _metrics(view: View, request: Request) -> Response:
-    return Response(200, view.metrics(), METRICS_TYPE)
+    return Response(200, view.metrics(), CONTENT_TYPE)
 
 
 def _probe(probe: ProbeView) -> Response:
