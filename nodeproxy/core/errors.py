@@ -19,12 +19,15 @@ __all__ = [
     "ConnectFailed",
     "ConnectTimeout",
     "HeadTooLarge",
+    "InvalidBackend",
     "LoopRefused",
     "NoEndpoints",
     "ProxyError",
+    "RouteNotFound",
     "TargetTooLong",
     "TooManyConnections",
     "UnknownDestination",
+    "UnresolvedFilter",
     "Unsupported",
     "UpstreamClosed",
     "UpstreamOverflow",
@@ -121,6 +124,30 @@ class LoopRefused(ProxyError):
     reason = "proxy_loop_detected"
     flag = "NR"
     status = 508
+
+
+class RouteNotFound(ProxyError):
+    """The service or listener has routes, and no rule matches; see ``nodeproxy explain``."""
+
+    reason = "route_not_found"
+    flag = "NR"
+    status = 404
+
+
+class InvalidBackend(ProxyError):
+    """The rule's backend does not exist or may not be used; see ``nodeproxy routes``."""
+
+    reason = "backend_invalid"
+    flag = "NC"
+    status = 500
+
+
+class UnresolvedFilter(ProxyError):
+    """The rule has a filter that is not known here, and may not be skipped."""
+
+    reason = "filter_unresolved"
+    flag = "NC"
+    status = 500
 
 
 class NoEndpoints(ProxyError):

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
+from nodeproxy.core.errors import InvalidBackend
 from nodeproxy.core.routing.attach import hostnames_meet
 from nodeproxy.core.routing.backends import target as find_backend
 from nodeproxy.core.routing.backends import unresolved
 from nodeproxy.core.routing.compile import Compiler, run
-from nodeproxy.core.routing.rules import Backend, InvalidBackend
+from nodeproxy.core.routing.rules import Backend
 from nodeproxy.core.routing.table import HostRules, ListenerRules, RouteTable
 from nodeproxy.core.routing.validate import RouteStatus, statuses
 from registry.catalog import Merger

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nodeproxy.core.errors import InvalidBackend, UnresolvedFilter
 from nodeproxy.core.http1 import RequestHead, parse_request
 from nodeproxy.core.routing.edits import edits
 from nodeproxy.core.routing.forward import (
@@ -21,7 +22,7 @@ from nodeproxy.core.routing.forward import (
 )
 from nodeproxy.core.routing.httproute import Header, HeaderFilter
 from nodeproxy.core.routing.paths import Redirect, replace_prefix, strip_port
-from nodeproxy.core.routing.rules import Decision, InvalidBackend, UnresolvedFilter
+from nodeproxy.core.routing.rules import Decision
 from nodeproxy.core.routing.session import Token, choose
 from tests.unit.routing_samples import http, prefix, request, route, rule, table
 

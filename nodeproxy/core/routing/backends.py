@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from nodeproxy.core.destination import Found
-from nodeproxy.core.routing.rules import Backend, InvalidBackend
+from nodeproxy.core.errors import InvalidBackend
+from nodeproxy.core.routing.rules import Backend
 from registry.catalog import Catalog
 from registry.model import Port, Service
 

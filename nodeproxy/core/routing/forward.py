@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from nodeproxy.core.errors import InvalidBackend, UnresolvedFilter
 from nodeproxy.core.http1 import RequestHead
 from nodeproxy.core.routing.edits import Edits
 from nodeproxy.core.routing.paths import Rewrite
@@ -18,9 +19,7 @@ from nodeproxy.core.routing.rules import (
     Backend,
     Decision,
     Filtering,
-    InvalidBackend,
     Mirror,
-    UnresolvedFilter,
 )
 
 __all__ = ["answer_fields", "direct_answer", "draw", "mirrors", "outgoing"]

@@ -8,7 +8,6 @@ from typing import Final
 
 import msgspec
 
-from nodeproxy.core.errors import ProxyError
 from nodeproxy.core.routing.cors import Cors
 from nodeproxy.core.routing.edits import Edits
 from nodeproxy.core.routing.objects import Key
@@ -20,38 +19,11 @@ __all__ = [
     "Backend",
     "Backends",
     "Decision",
-    "InvalidBackend",
     "Mirror",
     "RetrySettings",
-    "RouteNotFound",
     "Rule",
     "Timeouts",
-    "UnresolvedFilter",
 ]
-
-
-class RouteNotFound(ProxyError):
-    """The service or listener has routes, and no rule matches; see ``nodeproxy explain``."""
-
-    reason = "route_not_found"
-    flag = "NR"
-    status = 404
-
-
-class InvalidBackend(ProxyError):
-    """The rule's backend does not exist or may not be used; see ``nodeproxy routes``."""
-
-    reason = "backend_invalid"
-    flag = "NC"
-    status = 500
-
-
-class UnresolvedFilter(ProxyError):
-    """The rule has a filter that is not known here, and may not be skipped."""
-
-    reason = "filter_unresolved"
-    flag = "NC"
-    status = 500
 
 
 class Timeouts(msgspec.Struct, frozen=True, gc=False):
