@@ -20,6 +20,9 @@ def run(session: Session) -> None:
     config = session.load()
     for warning in config.warnings:
         click.echo(f"Warning: {warning}", err=True)
+    if config.routes:
+        place = config.origin("routes")
+        click.echo(f"Warning: {place}: routes: checked, but not yet followed by traffic", err=True)
     from nodeproxy.settings import registry_problems
 
     if problems := registry_problems(config):

@@ -264,7 +264,8 @@ class File(_Section, frozen=True):
     """Who is out there. In this order, the first registry that knows a service names its
     addresses and ports; endpoints are united, or taken by the registries' priorities."""
     routes: str = ""
-    """A file or folder of routes and policies: Gateway API objects; empty: none."""
+    """A file or folder of routes and policies: Gateway API objects; empty: none. This version
+    checks them (``nodeproxy validate``) and does not carry traffic by them yet."""
     vips: Vips = Vips()
     """Virtual addresses for services whose registry has none."""
     dns: Dns = Dns()
