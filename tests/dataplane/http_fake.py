@@ -154,6 +154,8 @@ class HttpFake:
             elif isinstance(event, h11.EndOfMessage) and head is not None:
                 reply = await self._reply(stream, head, body)
                 await self._send(http, stream, reply)
+                if http.our_state is h11.MUST_CLOSE:
+                    return
                 http.start_next_cycle()
             else:
                 return
