@@ -56,12 +56,16 @@ async def answer_here(
 
 
 async def refuse(
-    connection: Connection, upstream: Upstream, started: float, error: ProxyError
+    connection: Connection,
+    upstream: Upstream,
+    started: float,
+    error: ProxyError,
+    method: bytes = b"",
 ) -> None:
     """Answer what was no request, or one that is not even read, and end the connection."""
     record = connection.record(started, "HTTP/1.1", upstream)
     blame(record, error)
-    await answer_error(connection, error)
+    await answer_error(connection, error, method)
     record.ended = monotonic()
     connection.node.emit(record, upstream.series)
     await linger(connection.client)

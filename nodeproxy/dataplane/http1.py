@@ -78,7 +78,8 @@ async def serve_http(
             connection.idle = not data
     except (BadRequest, ClientTimeout) as error:
         if data:  # else it was silent between requests, which is no error
-            await refuse(connection, upstream, started, error)
+            method = b"HEAD" if data.lstrip(b"\r\n").startswith(b"HEAD ") else b""
+            await refuse(connection, upstream, started, error, method)
     except ClientGone:
         pass  # between two requests
     finally:
