@@ -134,12 +134,16 @@ class _Containers(_Follower):
         super().__init__(*args)
         self._changed: dict[str, None] = {}
         self._fingerprints: dict[str, object] = {}
+        self._list_again = False
 
     def event(self, line: bytes) -> None:
         try:
             event = wire.decode_event(line)
-        except msgspec.MsgspecError as error:
-            raise RegistryError(f"{self.backend.place}/events: not an event: {error}") from None
+        except msgspec.MsgspecError:
+            # Whatever it was to say, the list says it, too.
+            self._list_again = True
+            self.wake.set()
+            return
         if event.action == "pause":
             # Said at once: an engine may not answer about a container that was paused while its
             # health was being checked.
@@ -156,6 +160,9 @@ class _Containers(_Follower):
             due = trio.current_time() + self.options.resync
             while trio.current_time() < due:
                 if not await self.rest(due - trio.current_time()):
+                    break
+                if self._list_again:
+                    self._list_again = False
                     break
                 changed, self._changed = self._changed, {}
                 await self._inspect(changed)

@@ -224,10 +224,13 @@ class _Poller:
         """Until cancelled. Raises RegistryError."""
         while True:
             if self._options.clusters:
-                self._clusters = {name: Cluster(name, name) for name in self._options.clusters}
+                if not self._clusters:
+                    self._clusters = {name: Cluster(name, name) for name in self._options.clusters}
+                    await self._follow()
             else:
                 await self._ask_clusters()
-            self._follow()
+                if not (self._clusters or self._inline):
+                    await self._follow()  # that there is nothing is so as of now
             names = sorted(self._clusters)
             batches = [tuple(names[at : at + BATCH]) for at in range(0, len(names), BATCH)]
             for batch in batches:
@@ -245,12 +248,14 @@ class _Poller:
         for name in [n for n in self._backend.known if n not in self._clusters]:
             self._backend.forget(name)
 
-    def _follow(self) -> None:
+    async def _follow(self) -> None:
         namespace = self._options.namespace
         questions: dict[Any, str] = {}
         wrong: list[Problem] = []
         for found in (self._clusters, self._inline):
-            for key, cluster in list(found.items()):
+            for i, (key, cluster) in enumerate(list(found.items())):
+                if i % 1000 == 999:
+                    await trio.lowlevel.checkpoint()
                 try:
                     questions[key] = service_name(cluster.name, namespace)
                 except Bad as error:
@@ -306,7 +311,7 @@ class _Poller:
                 self._asked = frozenset()
         self._clusters, self._inline = from_eds, inline
         self._set_protocols()
-        self._follow()
+        await self._follow()
         self._board.trouble("CDS", problems)
         for name, cluster in inline.items():
             assert cluster.assignment is not None
