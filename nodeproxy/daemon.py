@@ -31,6 +31,7 @@ from nodeproxy.admin.server import serve
 from nodeproxy.admin.sockets import SocketBusy, tcp_listener, unix_listener
 from nodeproxy.config import Config
 from nodeproxy.core.destination import Address, host_port
+from nodeproxy.core.routing.table import RouteTable
 from nodeproxy.dataplane.listener import listen
 from nodeproxy.dataplane.node import Node
 from nodeproxy.dataplane.reactor import Reactor
@@ -39,6 +40,8 @@ from nodeproxy.inspection import Inspection
 from nodeproxy.intercepting import Intercepting
 from nodeproxy.notify import Notifier
 from nodeproxy.parts import Parts
+from nodeproxy.registering import registrations
+from nodeproxy.routing import Routing
 from nodeproxy.settings import dataplane_settings, interception_settings, registry_specs
 from nodeproxy.telemetry import log as logging
 from nodeproxy.telemetry import process
@@ -54,6 +57,8 @@ __all__ = ["StartError", "run"]
 
 WORTH_A_LINE: Final = 0.1
 """Seconds of a loop stall that is logged."""
+WITHDRAW: Final = 5.0
+"""Seconds in which registries have to take this node's services out when it stops."""
 NOTED: Final = 0.005
 """Seconds of lateness that are a stall, and not the scheduler's grain."""
 
@@ -86,10 +91,18 @@ class Daemon:
         self.log = logging.get_logger("daemon")
         self.notifier = Notifier()
         self.parts = self._compose()
+        self.parts.registrations = registrations(
+            config,
+            node=self.parts.name,
+            mark=self.parts.node.settings.mark,
+            log=logging.get_logger("register"),
+        )
         self.inspection = Inspection(self.parts)
         self._throttle = logging.Throttle(self.log, 10.0, time.monotonic)
         self._patience = trio.CancelScope()
         """The wait for what is in flight, at the end."""
+        self._leaving = trio.CancelScope(shield=True)
+        """The wait for registries and their readers, before that."""
 
     def _compose(self) -> Parts:
         """Make all parts; nothing runs yet."""
@@ -147,8 +160,21 @@ class Daemon:
                 log=logging.get_logger("dns"),
             )
         started = time.time()
+        routing = None
+        if config.routes:
+
+            def apply(table: RouteTable) -> None:
+                node.routes = table
+
+            routing = Routing(
+                config.routes,
+                catalog=lambda: registries.catalog,
+                apply=apply,
+                log=logging.get_logger("routes"),
+            )
         return Parts(
-            *(config, name, started, metrics, reactor, node, registries, intercepting, responder)
+            *(config, name, started, metrics, reactor, node, registries, intercepting, responder),
+            routing=routing,
         )
 
     # -- a life --------------------------------------------------------------------------
@@ -171,6 +197,8 @@ class Daemon:
                         async with trio.open_nursery() as deciding:
                             vital.start_soon(self._watch_signals, deciding.cancel_scope)
                             await self._decide(deciding)
+                            if self.parts.registrations is not None:
+                                vital.start_soon(self.parts.registrations.run)
                     finally:
                         await self._stop()
                         vital.cancel_scope.cancel()
@@ -185,6 +213,7 @@ class Daemon:
         config = self.config
         nursery.start_soon(self._tell_systemd)
         await nursery.start(self.parts.registries.run)
+        await self._route(nursery)  # before the first connection: it is not to pass by them
         self._listen_explicitly()
         await self.parts.registries.wait_synced()
         await self._answer_names(nursery)  # not before: what is not known yet would be denied
@@ -227,8 +256,12 @@ class Daemon:
         """Let traffic pass by, let requests end, close. Not interrupted by the cancellation
         that asks for it, and bounded in time."""
         patience = self.config.traffic.drain_timeout
+        self.notifier.send("STOPPING=1")
+        if self.parts.registrations is not None:
+            with self._leaving:
+                # Others first have to stop sending; until then all goes on as it was.
+                await self.parts.registrations.withdraw(WITHDRAW)
         with trio.CancelScope(shield=True, deadline=trio.current_time() + 5 + patience):
-            self.notifier.send("STOPPING=1")
             if self.parts.intercepting is not None:
                 try:
                     self.parts.intercepting.release()
@@ -255,6 +288,7 @@ class Daemon:
                 name = signal.Signals(number).name
                 if scope.cancel_called:
                     self.log.info("stopping at once", signal=name, lanes=len(self.parts.node.lanes))
+                    self._leaving.cancel()
                     self._patience.cancel()
                 else:
                     self.log.info("stopping", signal=name, lanes=len(self.parts.node.lanes))
@@ -287,6 +321,17 @@ class Daemon:
         await nursery.start(responder.run, sockets)
         self.log.info("answering DNS", address=str(listen), suffix=self.config.dns.suffix)
 
+    async def _route(self, nursery: trio.Nursery) -> None:
+        """Have routes in force: those that are right, whatever is wrong with others."""
+        routing = self.parts.routing
+        if routing is None:
+            return
+        try:
+            await nursery.start(routing.read)
+        except OSError as error:
+            raise StartError(f"routes: cannot watch {routing.path}: {error.strerror}") from error
+        await nursery.start(routing.run)
+
     def _intercept(self, address: Address) -> None:
         self.parts.node.intercept(_open(address, "interception"))
 
@@ -294,6 +339,8 @@ class Daemon:
 
     def _on_change(self, catalog: Catalog, changes: Sequence[Change]) -> None:
         self.parts.node.update(catalog, changes)
+        if self.parts.routing is not None:
+            self.parts.routing.follow(catalog, changes)
         if self.parts.intercepting is not None:
             self.parts.intercepting.follow(changes)
         if self.parts.responder is not None:

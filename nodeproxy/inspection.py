@@ -11,7 +11,7 @@ import resource
 import time
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, Literal, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import msgspec
 
@@ -27,6 +27,7 @@ from nodeproxy.admin.views import (
     LoopView,
     PortView,
     ProbeView,
+    RegistrationView,
     RegistryView,
     RouteView,
     RulesView,
@@ -39,8 +40,11 @@ from nodeproxy.core.destination import host_port
 from nodeproxy.core.standing import Standing
 from nodeproxy.explanation import STATES, explain
 from nodeproxy.parts import Parts
+from nodeproxy.registering import publish as publish_registrations
+from nodeproxy.registering import registration_views
 from nodeproxy.registryviews import host_views, problem_views, registry_views, vips_view
 from nodeproxy.registryviews import publish as publish_registries
+from nodeproxy.routeviews import all_routes, routes_view, service_routes
 from nodeproxy.rulestext import drift_views, rules_text
 from nodeproxy.telemetry import log as logging
 from nodeproxy.telemetry.families import Families
@@ -99,6 +103,7 @@ class Inspection:
             registries=registries,
             conflicts=problem_views(catalog.conflicts),
             vips=vips_view(parts.registries),
+            routes=None if parts.routing is None else routes_view(parts.routing),
             loop=LoopView(
                 lanes=len(parts.node.lanes),
                 last_stall_seconds=round(parts.last_stall, 6),
@@ -115,7 +120,8 @@ class Inspection:
         if not parts.synced:
             waiting = [s.name for s in parts.registries.statuses() if s.state == "starting"]
             reasons.append(f"registries have not answered yet: {', '.join(waiting) or 'starting'}")
-        if parts.node.draining:
+        leaving = parts.registrations is not None and parts.registrations.stopping
+        if parts.node.draining or leaving:
             reasons.append("the daemon is stopping")
         elif parts.synced and not parts.complete:
             reasons.append("interception is being installed")
@@ -171,6 +177,10 @@ class Inspection:
     def registries(self) -> tuple[RegistryView, ...]:
         origins = {r.name: r.origin for r in self._parts.config.registries}
         return registry_views(self._parts.registries, origins)
+
+    def registrations(self) -> tuple[RegistrationView, ...]:
+        made = self._parts.registrations
+        return () if made is None else registration_views(made.statuses())
 
     def services(self) -> Iterable[ServiceView]:
         return (self._service(service) for service in self._parts.registries.catalog)
@@ -232,32 +242,9 @@ class Inspection:
     def routes(self, service: str = "") -> Iterable[RouteView] | None:
         catalog = self._parts.registries.catalog
         if not service:
-            return self._routes(iter(catalog))
+            return all_routes(self._parts)
         found = catalog.get(service)
-        return None if found is None else self._routes(iter((found,)))
-
-    def _routes(self, services: Iterator[Service]) -> Iterator[RouteView]:
-        node = self._parts.node
-        explicit = [(r.service, host_port(r.address)) for r in node.listeners if r.service]
-        for service in services:
-            for port in service.ports:
-                backend = f"{service.name}:{port.port}"
-                vips: list[tuple[Literal["vip", "listener"], str]] = [
-                    ("vip", host_port((vip, port.port))) for vip in service.vips
-                ]
-                vips += [("listener", bind) for name, bind in explicit if name == backend]
-                eligible = sum(s.takes_traffic for _, s, _ in self._parts.targets(service, port))
-                for kind, destination in vips:
-                    yield RouteView(
-                        destination=destination,
-                        kind=kind,
-                        service=service.name,
-                        port=port.port,
-                        protocol=port.protocol,
-                        backends=(backend,),
-                        endpoints_eligible=eligible,
-                        origin=service.origin,
-                    )
+        return None if found is None else service_routes(self._parts, found)
 
     async def explain(self, query: ExplainQuery) -> ExplainView:
         return await explain(query, self._parts)
@@ -306,6 +293,10 @@ class Inspection:
         scrape."""
         parts = self._parts
         publish_registries(parts.registries, families)
+        if parts.registrations is not None:
+            publish_registrations(parts.registrations, families)
+        if parts.routing is not None:
+            parts.routing.publish_metrics(families)
         families.endpoints.callback(
             lambda: [
                 ((u.service.name, str(u.port.port), state.name.lower()), count)

@@ -11,8 +11,10 @@ from nodeproxy.dataplane.reactor import Reactor
 from nodeproxy.dataplane.upstream import Target
 from nodeproxy.dns.server import Responder
 from nodeproxy.intercepting import Intercepting
+from nodeproxy.routing import Routing
 from nodeproxy.telemetry.metrics import Metrics
 from registry.model import Endpoint, Port, Service
+from registry.register.runner import Registrations
 from registry.supervise import Registries
 
 __all__ = ["Parts"]
@@ -35,6 +37,10 @@ class Parts:
     """None in mode ``none``."""
     responder: Responder | None = None
     """None where ``dns.listen`` is off."""
+    routing: Routing | None = None
+    """None without ``routes``."""
+    registrations: Registrations | None = None
+    """None where nothing is announced."""
     synced: bool = False
     """Each registry has answered, or its last good state serves, or it has failed once."""
     complete: bool = False

@@ -24,9 +24,11 @@ from nodeproxy.admin.explained import (
     SettingView,
     StepView,
 )
+from nodeproxy.admin.registered import CheckView, RegistrationView
 
 __all__ = [
     "CandidateView",
+    "CheckView",
     "DriftView",
     "EndpointView",
     "ExplainQuery",
@@ -39,8 +41,10 @@ __all__ = [
     "PortView",
     "ProbeView",
     "ProblemView",
+    "RegistrationView",
     "RegistryView",
     "RouteView",
+    "RoutesView",
     "RulesView",
     "ServiceDetail",
     "ServiceView",
@@ -116,6 +120,24 @@ class VipsView(msgspec.Struct, frozen=True):
     capacity: int = 0
     """Services for which the smallest network has room."""
     problems: tuple[ProblemView, ...] = ()
+
+
+class RoutesView(msgspec.Struct, frozen=True):
+    """The files of routes and policies, in brief; ``/routes`` has the rules."""
+
+    path: str
+    files: int = 0
+    objects: int = 0
+    generation: int = 0
+    """Counts the changes of the files."""
+    in_force: bool = False
+    """What was read last is what traffic takes; False while it is compiled."""
+    services: int = 0
+    """Services with a route that is accepted."""
+    problems: tuple[ProblemView, ...] = ()
+    """While a file has one, its last good state counts; the first ones where there are very
+    many."""
+    problems_total: int = 0
 
 
 class HostView(msgspec.Struct, frozen=True):
@@ -216,6 +238,8 @@ class StatusView(msgspec.Struct, frozen=True):
     """Addresses that two services claim."""
     vips: VipsView | None = None
     """None where no addresses are given."""
+    routes: RoutesView | None = None
+    """None without ``routes`` in the configuration."""
     loop: LoopView = LoopView()
 
 
@@ -291,18 +315,29 @@ class RouteView(msgspec.Struct, frozen=True):
     """Where requests to one address go: a row of what the proxy would look up."""
 
     destination: str
-    """``address:port`` that clients dial: a VIP, or an explicit listener."""
-    kind: Literal["vip", "listener"]
+    """``address:port`` that clients dial: a VIP, or an explicit listener; empty where there is
+    none."""
+    kind: Literal["vip", "listener", "none"]
+    """``none``: no address leads here."""
     service: str
     port: int
     protocol: str = ""
     """Declared; empty: detected."""
     rule: str = ""
-    """What matches beyond the address; empty: everything."""
+    """What matches beyond the address: ``path begins with /api and header x is 1``; empty:
+    everything."""
     backends: tuple[str, ...] = ()
     """``namespace/name:port`` with the weight behind it when there are several."""
     endpoints_eligible: int = 0
     origin: str = ""
+    route: str = ""
+    """``HTTPRoute shop/web rules[0]``; empty: the service's own endpoints."""
+    route_rule: str = ""
+    """The metric label."""
+    clients: str = ""
+    """The namespace whose clients alone it is for; empty: all."""
+    problems: tuple[str, ...] = ()
+    """Why it, or a share of it, is not carried: ``BackendNotFound: no registry knows ...``"""
 
 
 class DriftView(msgspec.Struct, frozen=True):
@@ -371,6 +406,9 @@ class View(Protocol):
         """Of all services or of one; None when there is no such service."""
 
     def registries(self) -> tuple[RegistryView, ...]: ...
+
+    def registrations(self) -> tuple[RegistrationView, ...]:
+        """This node's own services that are announced, in configured order."""
 
     async def explain(self, query: ExplainQuery) -> ExplainView:
         """Asynchronous, as the rules on the machine are read."""

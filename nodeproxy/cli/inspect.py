@@ -102,7 +102,7 @@ def endpoints(session: Session, service: str, format_: Format) -> None:
 @daemon_options
 @click.pass_obj
 def routes(session: Session, service: str, format_: Format) -> None:
-    """Which address leads to which service."""
+    """Which address leads to which service, and by which rule; what is not carried, and why."""
     columns: list[Column[RouteView]] = [
         Column("DESTINATION", lambda r: r.destination),
         Column("KIND", lambda r: r.kind),
@@ -111,9 +111,13 @@ def routes(session: Session, service: str, format_: Format) -> None:
         Column("BACKENDS", lambda r: " ".join(r.backends) or f"{r.service}:{r.port}"),
         Column("ELIGIBLE", lambda r: number(r.endpoints_eligible), right=True),
         Column("FROM", lambda r: r.origin),
+        Column("ROUTE", lambda r: r.route and f"{r.route}{f' ({r.clients})' if r.clients else ''}"),
+        Column("PROBLEM", lambda r: "; ".join(r.problems)),
     ]
     with session.daemon() as daemon, with_suggestion(daemon, service):
         found = daemon.routes(service)
+    if not any(r.route for r in found):
+        columns = [c for c in columns if c.title not in ("ROUTE", "PROBLEM")]
     listing(found, columns, format_, "No address leads to a service")
 
 
@@ -242,6 +246,19 @@ def _vips(view: StatusView) -> Iterator[tuple[str, str]]:
     yield from (("given VIPs", problem_text(problem)) for problem in given.problems)
 
 
+def _routes(view: StatusView) -> Iterator[tuple[str, str]]:
+    if view.routes is None:
+        return
+    routes = view.routes
+    state = "" if routes.in_force else ", not yet in force"
+    yield (
+        "routes",
+        f"{number(routes.objects)} objects in {number(routes.files)} files for"
+        f" {number(routes.services)} services; change {number(routes.generation)}{state}",
+    )
+    yield from (("routes", problem_text(problem)) for problem in routes.problems)
+
+
 def _status_page(view: StatusView) -> None:
     state = "ready" if view.ready else "NOT ready"
     click.echo(f"nodeproxy {view.version} is {state}")
@@ -261,6 +278,7 @@ def _status_page(view: StatusView) -> None:
             ),
             *(("conflict", problem_text(conflict)) for conflict in view.conflicts),
             *_vips(view),
+            *_routes(view),
             (
                 "traffic",
                 f"{number(view.connections)} connections open, {number(view.requests)} requests "

@@ -17,6 +17,7 @@ from nodeproxy.core.destination import Address, Direct, dialled, host_port, name
 from nodeproxy.core.errors import ProxyError, TooManyConnections
 from nodeproxy.core.http1 import Limits, Onward
 from nodeproxy.core.record import Record
+from nodeproxy.core.routing.table import NO_ROUTES, RouteTable
 from nodeproxy.core.trust import trust
 from nodeproxy.dataplane.answers import LINGER_SECONDS, refuse
 from nodeproxy.dataplane.connection import Connection
@@ -66,6 +67,8 @@ class Node:
         self.limits = Limits(head=settings.max_head)
         self.lanes = LaneGroup()
         self.catalog: Catalog = EMPTY
+        self.routes: RouteTable = NO_ROUTES
+        """The routes in force. Whoever decides by them takes them once: they are replaced."""
         self.listeners: list[Listener] = []
         self.draining = False
         """While draining, answers tell clients to close."""

@@ -29,6 +29,7 @@ STALL: Final = (0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2)
 
 PORT: Final = ("service", "port")
 ROUTE: Final = ("service", "port", "route")
+REGISTRATION: Final = ("service", "port", "registry")
 ENDPOINT: Final = ("service", "port", "endpoint")
 
 
@@ -193,6 +194,26 @@ class Families:
             "Services whose endpoints of this registry are in use; the others wait in reserve.",
             ("registry",),
         )
+        self.registration_up: Final = gauge(
+            "nodeproxy_registration_up",
+            "1 while all checks of this node's own service pass.",
+            REGISTRATION,
+        )
+        self.registration_announced: Final = gauge(
+            "nodeproxy_registration_announced",
+            "1 while the registry has this node's own service, as far as is known.",
+            REGISTRATION,
+        )
+        self.registration_losses: Final = counter(
+            "nodeproxy_registration_losses_total",
+            "Times that the registry had this node's own service no more, or could not be asked.",
+            REGISTRATION,
+        )
+        self.registration_check_failures: Final = counter(
+            "nodeproxy_registration_check_failures_total",
+            "Checks of this node's own service that failed.",
+            (*PORT, "check"),
+        )
         self.vips_given: Final = gauge(
             "nodeproxy_vips_given", "Services that were given a virtual address."
         )
@@ -210,6 +231,19 @@ class Families:
         )
         self.catalog_conflicts: Final = gauge(
             "nodeproxy_catalog_conflicts", "Claims on an address and port that another one won."
+        )
+
+        # Routes: pulled.
+        self.routes_generation: Final = gauge(
+            "nodeproxy_routes_generation",
+            "Number of the routes in force; grows with each change of their files.",
+        )
+        self.routes_objects: Final = gauge(
+            "nodeproxy_routes_objects", "Routes, policies and other objects that the files hold."
+        )
+        self.routes_problems: Final = gauge(
+            "nodeproxy_routes_problems",
+            "Problems of route files; while there is one, the file's last good state counts.",
         )
 
         # Interception: pulled.

@@ -143,6 +143,14 @@ class Compiler:
         policies = self._service_policies(catalog)
         return RouteTable(services, table.gateways, policies, self.generation)
 
+    def attached(self, service: str) -> Sequence[Attached]:
+        """The parentRefs that name a service, whatever comes of them."""
+        return self._index.services.get(service, ())
+
+    def named(self) -> Iterable[str]:
+        """The services that parentRefs name."""
+        return self._index.services
+
     # --- services ---
 
     def _service(
