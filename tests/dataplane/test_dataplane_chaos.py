@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import os
 from random import Random
 from typing import Any
 
@@ -10,6 +12,10 @@ import trio
 
 GET = b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n"
+STREAM = b"PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n"
+CHAT = b"GET /chat HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
+LAST = b"OPTIONS * HTTP/1.1\r\nHost: a\r\nMax-Forwards: 0\r\n\r\n"
+SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n"
 SECONDS = 2.0
 
@@ -23,7 +29,20 @@ def backend_script(rng: Any):
             await talk.send(b"220 hello\r\n")
         while True:
             with trio.move_on_after(0.3):
-                _, fields = await talk.request()
+                try:
+                    _, fields = await talk.request()
+                except ValueError:
+                    return  # relayed as TCP, it need not be a request
+                if b"upgrade" in fields and rng.random() < 0.7:
+                    await talk.send(SWITCH + b"welcome")
+                    while data := await talk.some():
+                        await talk.send(data)
+                    return
+                if b"transfer-encoding" in fields:
+                    if rng.random() < 0.5:
+                        await talk.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+                    if rng.random() < 0.7:
+                        await talk.until(b"0\r\n\r\n")
                 body = await talk.exactly(int(fields.get(b"content-length", 0)))
                 answer = rng.choice(
                     [
@@ -69,6 +88,15 @@ async def client_life(harness: Any, address: Any, rng: Any):
                 await client.send(bytes(rng.choice([size, size // 2])))
             elif what < 0.85:
                 await client.send(b"\x00\x01binary")
+            elif what < 0.89:
+                await client.send(CHAT)
+                await client.send(bytes(rng.choice([0, 5, 200_000])))
+            elif what < 0.94:
+                size = rng.choice([1, 70_000])
+                await client.send(STREAM + b"%x\r\n" % size)
+                await client.send(bytes(rng.choice([size, size // 2])) + b"\r\n0\r\n\r\n")
+            elif what < 0.96:
+                await client.send(LAST)
             else:
                 await client.trickle(GET % 1, turns=1)
             with trio.move_on_after(rng.random() * 0.1):
@@ -84,6 +112,11 @@ async def client_life(harness: Any, address: Any, rng: Any):
         pass
 
 
+def resident() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
 @pytest.mark.parametrize("seed", [1, 2, 3])
 async def test_chaos(make_harness: Any, seed: Any):
     rng = Random(seed)
@@ -93,6 +126,9 @@ async def test_chaos(make_harness: Any, seed: Any):
         "keep_alive_timeout": 0.3,
         "tcp_idle_timeout": 0.3,
         "detect_timeout": 0.05,
+        "request_timeout": 0.5,
+        "max_body": 900_000,
+        "max_per_client": 18,
         "policy": {"response_timeout": 0.2, "body_timeout": 0.2, "max_connections": 60},
     }
     async with make_harness(**timeouts) as harness:
@@ -132,6 +168,39 @@ async def test_chaos(make_harness: Any, seed: Any):
                 nursery.start_soon(registry)
         assert len(harness.records) > 100
         await harness.settle()
+        assert harness.node.door.open == 0
+        assert harness.node.door._clients == {}
         assert all(0 < r.started <= r.ended for r in harness.records)
         flags = {r.flags for r in harness.records}
         assert {"", "DC", "UC"} <= flags
+        assert 101 in {r.status for r in harness.records}
+
+
+async def test_memory_is_flat_in_chaos(make_harness: Any):
+    """Four rounds of the same: what the first one took is what the last one has."""
+    rng = Random(4)
+    timeouts = {"header_timeout": 0.1, "body_timeout": 0.1, "keep_alive_timeout": 0.1}
+    policy = {"response_timeout": 0.1, "body_timeout": 0.1}
+    async with make_harness(**timeouts, tcp_idle_timeout=0.1, policy=policy) as harness:
+        address = harness.serve(*[await harness.backend(backend_script(rng)) for _ in range(3)])
+        seen = []
+        for _ in range(4):
+            with trio.move_on_after(SECONDS / 2):
+                async with trio.open_nursery() as nursery:
+
+                    async def life() -> None:
+                        while True:
+                            await client_life(harness, address, rng)
+                            await trio.lowlevel.checkpoint()
+
+                    for _ in range(10):
+                        nursery.start_soon(life)
+            for talk in harness.clients:
+                talk.close()
+            await harness.until(lambda: not harness.node.lanes.lanes)
+            harness.records.clear()
+            harness.lines.clear()
+            harness.clients.clear()
+            gc.collect()
+            seen.append(resident())
+        assert seen[-1] - seen[1] < 8 << 20
