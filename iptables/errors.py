@@ -82,6 +82,15 @@ class NetlinkError(InterceptionError):
         self.number = number
 
 
+class HostError(InterceptionError):
+    """The operating system has no room for what we need: descriptors, processes, memory."""
+
+    hint = "nodeproxy status shows open files and their limit; see ulimit -n and free memory"
+
+    def __init__(self, what: str, error: OSError) -> None:
+        super().__init__(f"{what}: {error.strerror or error}")
+
+
 _PERMISSION = ("you must be root", "operation not permitted", "permission denied")
 _MODULE = (
     "missing kernel module",

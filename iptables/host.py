@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import trio
 
-from iptables.errors import ProgramMissingError, command_error
+from iptables.errors import HostError, ProgramMissingError, command_error
 
 TIMEOUT = 60.0  # seconds; giving the kernel 100,000 endpoints takes 2 to 6
 
@@ -69,11 +69,14 @@ class Host:
             capture_stderr=True,
             check=False,
         )
-        with trio.move_on_after(timeout):
-            done = await start()
-            return (
-                done.returncode,
-                done.stdout.decode(errors="replace"),
-                done.stderr.decode(errors="replace"),
-            )
+        try:
+            with trio.move_on_after(timeout):
+                done = await start()
+                return (
+                    done.returncode,
+                    done.stdout.decode(errors="replace"),
+                    done.stderr.decode(errors="replace"),
+                )
+        except OSError as error:
+            raise HostError(f"{command[0]} cannot be run", error) from error
         return None, "", ""

@@ -9,6 +9,7 @@ something and repairs it, `release` lets the switch fall at once, `remove` leave
 at the machine, not at what this object remembers.
 """
 
+import contextlib
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -380,13 +381,15 @@ class Interception:
             self._heart = Heart(self._host, members, self.settings.expiry)
 
     async def _listen(self) -> Never:
-        events = RuleEvents(self._host)
-        try:
-            while True:
-                await events.changed()
-                self._wake.set()
-        finally:
-            events.close()
+        while True:
+            try:
+                with contextlib.closing(RuleEvents(self._host)) as events:
+                    while True:
+                        await events.changed()
+                        self._wake.set()
+            except InterceptionError as error:
+                self._log.warning("changes of rules are looked for, not told", error=str(error))
+                await trio.sleep(self.settings.poll)
 
     async def _answer(self, found: tuple[Drift, ...], limit: RepairLimit) -> None:
         """Say what was found and repair it, as soon as the limit allows."""

@@ -10,6 +10,7 @@ import ipaddress
 import os
 import socket
 import struct
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -43,7 +44,7 @@ from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from iptables import names
-from iptables.errors import NetlinkError, NotPermittedError
+from iptables.errors import HostError, NetlinkError, NotPermittedError
 from iptables.host import Host
 from iptables.names import Family
 from iptables.settings import family_of
@@ -68,8 +69,7 @@ class Netlink:
     """A netlink socket: batches of requests, each answered by an error number (0: done)."""
 
     def __init__(self, host: Host, protocol: int) -> None:
-        self._socket = host.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
-        self._socket.bind((0, 0))
+        self._socket = netlink_socket(host, protocol)
         self._socket.settimeout(2)
         self._sequence = 0
 
@@ -90,10 +90,12 @@ class Netlink:
             batch = pending[start : start + _BATCH]
             first = self._sequence + 1
             self._sequence += len(batch)
-            self._socket.send(b"".join(numbered(m, first + i) for i, m in enumerate(batch)))
+            self._send(b"".join(numbered(m, first + i) for i, m in enumerate(batch)))
             answers: dict[int, int] = {}
             while len(answers) < len(batch):
-                answers.update(acknowledged(self._socket.recv(_RECEIVE)))
+                found = acknowledged(self._receive())
+                # An earlier request that failed midway may have left answers.
+                answers |= {number: e for number, e in found.items() if number >= first}
                 if answers.get(first) == errno.EPERM:
                     # Who lacks the capability gets one answer to all that was sent together.
                     answers = dict.fromkeys(range(first, first + len(batch)), errno.EPERM)
@@ -103,10 +105,10 @@ class Netlink:
     def dump(self, message: bytes) -> list[bytes]:
         """Send one request and collect the messages that answer it (NetlinkError)."""
         self._sequence += 1
-        self._socket.send(numbered(message, self._sequence))
+        self._send(numbered(message, self._sequence))
         found: list[bytes] = []
         while True:
-            data = self._socket.recv(_RECEIVE)
+            data = self._receive()
             for kind, sequence, body in _split(data):
                 if sequence != self._sequence:
                     continue
@@ -118,6 +120,32 @@ class Netlink:
                         raise NetlinkError("netlink", number, os.strerror(number))
                     return found
                 found.append(body)
+
+    def _send(self, data: bytes) -> None:
+        try:
+            self._socket.send(data)
+        except OSError as error:
+            raise HostError("netlink", error) from error
+
+    def _receive(self) -> bytes:
+        try:
+            return self._socket.recv(_RECEIVE)
+        except OSError as error:
+            raise HostError("netlink", error) from error
+
+
+def netlink_socket(host: Host, protocol: int) -> socket.socket:
+    """A bound netlink socket. Raises HostError."""
+    try:
+        opened = host.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
+    except OSError as error:
+        raise HostError("a netlink socket cannot be opened", error) from error
+    try:
+        opened.bind((0, 0))
+    except OSError as error:
+        opened.close()
+        raise HostError("a netlink socket cannot be opened", error) from error
+    return opened
 
 
 class IpSets:
@@ -159,8 +187,7 @@ class Heart:
     """
 
     def __init__(self, host: Host, members: Sequence[tuple[str, str]], expiry: int) -> None:
-        self._socket = host.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
-        self._socket.bind((0, 0))
+        self._socket = netlink_socket(host, NETLINK_NETFILTER)
         self._socket.setblocking(False)
         self._message = b"".join(
             numbered(_list_message(list_name, member, expiry), i)
@@ -287,7 +314,7 @@ class Links:
 
 def numbered(message: bytes, sequence: int) -> bytes:
     """The message with another sequence number."""
-    return message[:8] + sequence.to_bytes(4, "little") + message[12:]
+    return message[:8] + sequence.to_bytes(4, sys.byteorder) + message[12:]
 
 
 def acknowledged(data: bytes) -> dict[int, int]:

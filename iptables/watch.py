@@ -3,14 +3,15 @@
 iptables-legacy and ipset raise no event; those are looked at from time to time (manager.watch).
 """
 
-import socket
 import struct
 
 import trio
 from pyroute2.netlink import NETLINK_NETFILTER
 
 from iptables import names
+from iptables.errors import HostError
 from iptables.host import Host
+from iptables.netlink import netlink_socket
 from iptables.nftables import CHAIN, TABLE, nft_names
 
 _GROUP_NFTABLES = 7
@@ -23,11 +24,10 @@ _OVERRUN = 105  # ENOBUFS
 
 
 class RuleEvents:
-    """A subscription to changes of nf_tables in the host's network namespace."""
+    """A subscription to changes of nf_tables in the host's network namespace. Raises HostError."""
 
     def __init__(self, host: Host) -> None:
-        raw = host.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
-        raw.bind((0, 0))
+        raw = netlink_socket(host, NETLINK_NETFILTER)
         raw.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, _GROUP_NFTABLES)
         self._socket = trio.socket.from_stdlib_socket(raw)
 
@@ -42,7 +42,7 @@ class RuleEvents:
             except OSError as error:
                 if error.errno == _OVERRUN:  # more events than we could read: look
                     return
-                raise
+                raise HostError("events of nf_tables", error) from error
             if concerns_us(data):
                 return
 
