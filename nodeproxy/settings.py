@@ -17,8 +17,15 @@ from nodeproxy.dataplane.pump import UNBOUNDED
 from nodeproxy.dataplane.settings import Settings as DataplaneSettings
 from registry import plugins
 from registry.base import Problem
+from registry.register.options import Entry
 
-__all__ = ["dataplane_settings", "interception_settings", "registry_problems", "registry_specs"]
+__all__ = [
+    "dataplane_settings",
+    "interception_settings",
+    "register_entries",
+    "registry_problems",
+    "registry_specs",
+]
 
 
 def interception_settings(config: Config) -> InterceptionSettings:
@@ -121,6 +128,21 @@ def _lines(config: Config, prefix: str) -> dict[str, int]:
     }
 
 
+def register_entries(config: Config) -> tuple[Entry, ...]:
+    """For :class:`registry.register.runner.Registrations`, in configured order."""
+    return tuple(
+        Entry(what, config.base_dir, config.origin(f"register[{i}]"), f"register[{i}]")
+        for i, what in enumerate(config.register)
+    )
+
+
 def registry_problems(config: Config) -> list[Problem]:
-    """Unknown kinds and wrong options. Loads the plug-ins, but reads no registry."""
-    return [problem for spec in registry_specs(config) for problem in plugins.check(spec)]
+    """Unknown kinds and wrong options of registries, and what cannot be announced to them. Loads
+    the plug-ins, but reads no registry."""
+    specs = registry_specs(config)
+    found = [problem for spec in specs for problem in plugins.check(spec)]
+    if not found and config.register:
+        from registry.register.runner import problems
+
+        found = problems(register_entries(config), {spec.name: spec for spec in specs})
+    return found

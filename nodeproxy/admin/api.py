@@ -141,6 +141,10 @@ def _registries(view: View, request: Request) -> Response:
     return _json(view.registries())
 
 
+def _registrations(view: View, request: Request) -> Response:
+    return _json(view.registrations())
+
+
 async def _explain(view: View, request: Request) -> Response:
     try:
         query = explain_query(
@@ -221,6 +225,7 @@ _ADMIN = (
     _Route("GET", ("routes",), _routes),
     _Route("GET", ("explain",), _explain),
     _Route("GET", ("registries",), _registries),
+    _Route("GET", ("registrations",), _registrations),
     _Route("GET", ("rules",), _rules),
     _Route("GET", ("rules", "verify"), _verify),
     _Route("POST", ("rules", "repair"), _repair),

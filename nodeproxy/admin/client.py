@@ -18,6 +18,7 @@ from nodeproxy.admin.views import (
     ExplainView,
     HostView,
     ProbeView,
+    RegistrationView,
     RegistryView,
     RouteView,
     RulesView,
@@ -110,6 +111,9 @@ class Client:
 
     def registries(self) -> list[RegistryView]:
         return self._get("/registries", list[RegistryView])
+
+    def registrations(self) -> list[RegistrationView]:
+        return self._get("/registrations", list[RegistrationView])
 
     def explain(self, query: ExplainQuery) -> ExplainView:
         parameters: dict[str, str | list[str]] = {

@@ -25,6 +25,10 @@ COMMANDS = {
     "endpoints": ("inspect", "The endpoints, and why each one is in or out."),
     "routes": ("inspect", "Which address leads to which service."),
     "registries": ("inspect", "The registries: state, age and problems."),
+    "registrations": (
+        "registrations",
+        "This node's own services in registries, and how their checks go.",
+    ),
     "hosts": ("hosts", "Lines for a hosts file: every service with a virtual address."),
     "metrics": ("inspect", "The metrics in the Prometheus text format."),
     "explain": ("explain", "What would happen to a request, and why."),

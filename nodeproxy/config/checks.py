@@ -36,6 +36,7 @@ class Check:
         self.addresses(file)
         self.interception(file)
         self.registries(file)
+        self.register(file)
         self.vips(file)
         self.dns(file)
         self.telemetry(file.telemetry)
@@ -127,6 +128,16 @@ class Check:
             seen.setdefault(entry.name, i)
         if not file.registries:
             self.doubt("no registries: nodeproxy knows no service", "registries")
+
+    def register(self, file: File) -> None:
+        seen: dict[tuple[str, int, str, str], int] = {}
+        for i, one in enumerate(file.register):
+            if not isinstance(one.registry, str):
+                continue  # its own: nobody else is there
+            key = (one.name, one.port, one.address, one.registry)
+            if key in seen:
+                self.bad(f"is announced by register[{seen[key]}] already", "register", i)
+            seen.setdefault(key, i)
 
     def vips(self, file: File) -> None:
         for version, name, cidr in ((4, "cidr", file.vips.cidr), (6, "cidr6", file.vips.cidr6)):

@@ -20,6 +20,7 @@ from nodeproxy.config.values import (
 )
 from registry.base import Problem
 from registry.duration import Duration
+from registry.register.options import Registration
 
 __all__ = [
     "AccessLog",
@@ -263,6 +264,8 @@ class File(_Section, frozen=True):
     registries: tuple[RegistryEntry, ...] = ()
     """Who is out there. In this order, the first registry that knows a service names its
     addresses and ports; endpoints are united, or taken by the registries' priorities."""
+    register: tuple[Registration, ...] = ()
+    """Services of this node that are announced to registries while they are well."""
     routes: str = ""
     """A file or folder of routes and policies: Gateway API objects; empty: none. This version
     checks them (``nodeproxy validate``) and does not carry traffic by them yet."""

@@ -11,9 +11,10 @@ from registry.register.encode import Instance
 from registry.register.health import Health, Tally, verdict
 from registry.register.link import Holder, Link
 from registry.register.machine import Event, State, step
+from registry.register.options import Entry
 from registry.register.pool import Pool
 from registry.register.status import CheckStatus, RegistrationStatus
-from registry.register.target import Entry, instance_of
+from registry.register.target import instance_of
 
 __all__ = ["Member"]
 

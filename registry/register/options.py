@@ -10,7 +10,7 @@ from registry.address import canonical
 from registry.duration import Duration
 from registry.model import qualified_name
 
-__all__ = ["Check", "Registration"]
+__all__ = ["Check", "Entry", "Registration"]
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Status = Annotated[int, msgspec.Meta(ge=100, le=599)]
@@ -116,3 +116,14 @@ class Registration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     def name(self) -> str:
         """``namespace/name``"""
         return qualified_name(self.service)
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One element of ``register``, and where it stands."""
+
+    what: Registration
+    base_dir: str = "."
+    origin: str = ""
+    """``nodeproxy.yaml:12``"""
+    field: str = ""
+    """``register[0]``"""

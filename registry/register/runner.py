@@ -20,10 +20,10 @@ from registry.plugins import Spec, SpecError
 from registry.register.checks import perform
 from registry.register.machine import Event, State
 from registry.register.member import Member
-from registry.register.options import Check
+from registry.register.options import Check, Entry
 from registry.register.pool import Pool
 from registry.register.status import RegistrationStatus
-from registry.register.target import Entry, resolve
+from registry.register.target import resolve
 
 __all__ = ["Registrations", "problems"]
 
@@ -104,6 +104,8 @@ class Registrations:
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until :meth:`withdraw` has taken everything out, or until cancelled: then the leases
         run out."""
+        if self.stopping:
+            return
         self._running = True
         task_status.started()
         try:

@@ -21,12 +21,12 @@ from registry.layouts.entry import Layout
 from registry.plugins import Spec, SpecError, Supervision
 from registry.register.encode import Instance, Written, consul_service, encode
 from registry.register.link import Link
-from registry.register.options import Registration
+from registry.register.options import Entry, Registration
 from registry.strict import near
 from registry.zookeeper.options import LAYOUTS as ZOOKEEPER_LAYOUTS
 from registry.zookeeper.options import Options as ZookeeperOptions
 
-__all__ = ["Entry", "Target", "resolve"]
+__all__ = ["Target", "resolve"]
 
 KINDS: Final[dict[str, type[Any]]] = {
     "etcd": EtcdOptions,
@@ -35,17 +35,6 @@ KINDS: Final[dict[str, type[Any]]] = {
 }
 ANYWHERE: Final = "192.0.2.1"
 """Stands for an address that is not known before the registry is reached (RFC 5737)."""
-
-
-class Entry(msgspec.Struct, frozen=True):
-    """One element of ``register``, and where it stands."""
-
-    what: Registration
-    base_dir: str = "."
-    origin: str = ""
-    """``nodeproxy.yaml:12``"""
-    field: str = ""
-    """``register[0]``"""
 
 
 class Target:

@@ -10,10 +10,9 @@ import structlog
 import trio
 
 from registry.plugins import Spec
-from registry.register.options import Registration
+from registry.register.options import Entry, Registration
 from registry.register.runner import Registrations
 from registry.register.status import RegistrationStatus
-from registry.register.target import Entry
 from registry.strict import convert, parse
 from tests.dataplane.http_fake import HttpFake, Reply, Request
 

@@ -46,6 +46,21 @@ class FakeView:
                 labels={"version": "v2"},
             ),
         ]
+        self.announced = (
+            views.RegistrationView(
+                "shop/web",
+                "10.1.0.7:8080",
+                "main",
+                "etcd",
+                "grpc",
+                "withdrawn",
+                meaning="not announced: its checks fail",
+                since_seconds=42.0,
+                place="/mesh/shop/web/10.1.0.7:8080",
+                losses=1,
+                checks=(views.CheckView("http /health", "down", 9, 3, 3, "status 503", 0.4),),
+            ),
+        )
         self.registry = views.RegistryView("file", "file", "synced", True, 2.0, 2, 3)
         self.state = views.StatusView(
             version="0.1.0",
@@ -111,6 +126,9 @@ class FakeView:
 
     def registries(self) -> tuple[views.RegistryView, ...]:
         return (self.registry,)
+
+    def registrations(self) -> tuple[views.RegistrationView, ...]:
+        return self.announced
 
     async def explain(self, query: views.ExplainQuery) -> views.ExplainView:
         if query.host == "192.0.2.1":

@@ -40,6 +40,7 @@ async def test_every_view_method_has_an_endpoint(fake_view: Any) -> None:
         ("GET", "/endpoints"),
         ("GET", "/routes"),
         ("GET", "/registries"),
+        ("GET", "/registrations"),
         ("GET", "/explain?url=http://10.96.0.10/"),
         ("GET", "/metrics"),
         ("GET", "/ready"),

@@ -48,7 +48,9 @@ def test_status_says_no_when_not_ready(nodeproxy: Run, fake_view: Any) -> None:
     assert "not installed: no iptables" in result.stdout
 
 
-@pytest.mark.parametrize("command", ["status", "services", "endpoints", "routes", "registries"])
+@pytest.mark.parametrize(
+    "command", ["status", "services", "endpoints", "routes", "registries", "registrations"]
+)
 def test_listings_speak_json_and_yaml(nodeproxy: Run, command: str) -> None:
     as_json = nodeproxy(command, "-o", "json")
     as_yaml = nodeproxy(command, "-o", "yaml")

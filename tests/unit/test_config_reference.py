@@ -6,6 +6,7 @@ import ast
 import inspect
 import re
 import textwrap
+import types
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,13 +73,18 @@ def kind(hint: Any) -> str:
         return ", ".join(f"`{value}`" for value in typing.get_args(hint))
     if typing.get_origin(hint) is tuple:
         return f"list of {kind(typing.get_args(hint)[0])}s".replace("mappings", "mappings")
-    if issubclass(hint, msgspec.Struct):
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        members = [m for m in typing.get_args(hint) if m is not type(None)]
+        return " or ".join(kind(member) for member in members)
+    if typing.get_origin(hint) is dict or issubclass(hint, msgspec.Struct):
         return "mapping"
     return KINDS[hint]
 
 
 def default(field: msgspec.structs.FieldInfo) -> str:
     value = field.default
+    if value is None or field.default_factory is dict:
+        return "empty"
     if value is msgspec.NODEFAULT:
         return "required"
     if isinstance(value, msgspec.Struct):
