@@ -27,6 +27,7 @@ from nodeproxy.core.destination import Direct, Found, dialled, host_port, named
 from nodeproxy.core.errors import NoEndpoints, ProxyError
 from nodeproxy.core.explain import choose
 from nodeproxy.core.standing import Standing
+from nodeproxy.explainroutes import Routed, explain_http, explain_tcp, own
 from nodeproxy.parts import Parts
 from registry.catalog import Catalog
 from registry.model import Endpoint, Port, Service
@@ -85,7 +86,7 @@ class _Story:
         self.steps.append(StepView(stage, what, matched, why))  # type: ignore[arg-type]
 
     def end(self, outcome: str, summary: str, **fields: object) -> ExplainView:
-        self.step("outcome", summary, outcome == "proxied")
+        self.step("outcome", summary, outcome in ("proxied", "answered"))
         return msgspec.structs.replace(
             self.view, outcome=outcome, summary=summary, steps=tuple(self.steps), **fields
         )
@@ -128,7 +129,7 @@ class _Story:
                 "passthrough",
                 f"no service has {host_port(destination)}: it is relayed there untouched",
             )
-        return self._balance(*found)
+        return self._serve(*found)
 
     # -- where it goes --------------------------------------------------------------------
 
@@ -210,25 +211,57 @@ class _Story:
 
     # -- who serves it --------------------------------------------------------------------
 
-    def _balance(self, service: Service, port: Port) -> ExplainView:
-        policy = self.parts.node.settings.policy
-        backend = f"{service.name}:{port.port}"
+    def _serve(self, service: Service, port: Port) -> ExplainView:
+        """What the client dialled is known: by which rule, and to which backend."""
+        rules = self.parts.node.routes.find(service.name, port.port)
         protocol, why = _protocol(self.query, port)
+        if rules is not None and rules.tcp is not None:
+            protocol, why = "tcp", "a TCPRoute is attached: the connection is relayed as TCP"
         self.step("protocol", protocol, True, why)
-        self.step("route", "no route applies", True, f"all requests go to {backend}")
-        targets = self.parts.targets(service, port)
-        usable = [(e, t) for e, standing, t in targets if standing.takes_traffic]
         self.note(
             service=service.name,
             port=port.port,
             service_origin=service.origin,
             protocol=protocol,
             protocol_why=why,
-            backend=backend,
-            balance=policy.balance,
             settings=tuple(self._settings()),
-            notes=tuple(self._notes(service)),
         )
+        catalog = self.parts.registries.catalog
+        if rules is not None and rules.tcp is not None:
+            return self._routed(explain_tcp(rules.tcp, catalog, random.random()), protocol)
+        if rules is not None and rules.http is not None and protocol == "http":
+            return self._routed(
+                explain_http(self.query, rules.http, port.port, catalog, random.random()), protocol
+            )
+        self.steps.append(own(service, port))
+        return self._balance(service, port, protocol)
+
+    def _routed(self, routed: Routed, protocol: str) -> ExplainView:
+        self.steps += routed.steps
+        self.note(route=routed.rule, settings=(*routed.settings, *self.view.settings))
+        if routed.error is not None:
+            error = routed.error
+            how = str(error.status) if protocol == "http" else "the connection is reset"
+            return self.end(
+                "refused",
+                f"{how}: {error}",
+                status=error.status if protocol == "http" else 0,
+                flags=error.flag,
+            )
+        if routed.answer is not None:
+            line = routed.answer.partition(b"\r\n")[0].decode().partition(" ")[2]
+            return self.end(
+                "answered", f"{line}, by rule {routed.rule}", status=int(routed.answer[9:12])
+            )
+        assert routed.found is not None
+        return self._balance(*routed.found, protocol)
+
+    def _balance(self, service: Service, port: Port, protocol: str) -> ExplainView:
+        policy = self.parts.node.settings.policy
+        backend = f"{service.name}:{port.port}"
+        targets = self.parts.targets(service, port)
+        usable = [(e, t) for e, standing, t in targets if standing.takes_traffic]
+        self.note(backend=backend, balance=policy.balance, notes=tuple(self._notes(service)))
         candidates = [_Candidate(e, t) for e, t in usable]
         choice = None
         if candidates:
@@ -296,7 +329,7 @@ class _Story:
             if registry.state not in ("synced", "starting") and registry.services:
                 age = f"{registry.age_seconds:.0f} s" if registry.age_seconds else "unknown"
                 yield f"registry {registry.name} (age {age}): {registry.meaning}"
-        if not service.vips:
+        if not service.vips and service.name == self.view.service:
             yield f"{service.name} has no virtual address: explicit listeners alone reach it"
 
 

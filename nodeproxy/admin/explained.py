@@ -76,8 +76,9 @@ class ExplainView(msgspec.Struct, frozen=True):
     functions that handle traffic, so that it can't say anything else than what happens."""
 
     query: ExplainQuery
-    outcome: Literal["proxied", "passthrough", "kernel", "refused", "unreachable"]
-    """``proxied``: to an endpoint. ``passthrough``: relayed untouched, no service has the
+    outcome: Literal["proxied", "answered", "passthrough", "kernel", "refused", "unreachable"]
+    """``proxied``: to an endpoint. ``answered``: by the proxy, as a route says (a redirect, a CORS
+    preflight). ``passthrough``: relayed untouched, no service has the
     address. ``kernel``: not intercepted, so that the proxy never sees it. ``refused``: the
     proxy answers with an error. ``unreachable``: dropped or rejected by a rule, or no address is
     known for the host."""
@@ -94,6 +95,7 @@ class ExplainView(msgspec.Struct, frozen=True):
     protocol_why: str = ""
     """``declared by the registry``, ``detected from the first bytes``, ..."""
     route: str = ""
+    """The rule, as it is called in metrics; empty: no route."""
     backend: str = ""
     """``namespace/name:port``"""
     balance: str = ""
@@ -105,7 +107,8 @@ class ExplainView(msgspec.Struct, frozen=True):
     retry: str = ""
     """Where the request goes if the pick can't be reached."""
     status: int = 0
-    """Of a refusal: the status that the client is given (0: the connection is reset)."""
+    """Of a refusal or an answer: the status that the client is given (0: the connection is
+    reset)."""
     flags: str = ""
     """Of a refusal: the response flags of the access log."""
     settings: tuple[SettingView, ...] = ()
