@@ -7,6 +7,7 @@ traceparent (W3C Trace Context).
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
 from typing import Final
 
 from nodeproxy.core.http1.grammar import without
@@ -20,7 +21,6 @@ _CLAIMS: Final = frozenset(
 )
 """Fields in which earlier hops say for whom they ask."""
 _TRACESTATE: Final = frozenset((b"tracestate",))
-_COUNTER: Final = (1 << 48) - 1
 
 
 class Onward:
@@ -31,7 +31,7 @@ class Onward:
     one. ``random``: so many random bits.
     """
 
-    __slots__ = ("_count", "_ids", "_random", "_traces", "_via", "answer_via")
+    __slots__ = ("_counter", "_id", "_random", "_traces", "_via", "_via_id", "answer_via")
 
     def __init__(
         self,
@@ -49,15 +49,17 @@ class Onward:
         """Field lines for answers, by the minor version in which they came; None: none."""
         # Shaped like a random UUID: the process's part is random, the rest counts. Drawing all of
         # it for each request would cost three times as much and be no more unique.
-        self._ids = b"X-Request-Id: %08x-%04x-4%03x-%04x-%%012x\r\n" % (
+        own = b"X-Request-Id: %08x-%04x-4%03x-%04x-" % (
             random(32),
             random(16),
             random(12),
             0x8000 | random(14),
         )
-        if not request_id:
-            self._ids = b""
-        self._count = random(48)
+        self._via_id: tuple[bytes, ...] = ()
+        if request_id:
+            self._via_id = tuple(line + own + b"%012x\r\n" for line in self._via)
+        self._id = slice(len(self._via[0]) + 14, -2)
+        self._counter = count(random(47))
         self._traces = traceparent
         self._random = random
 
@@ -66,12 +68,11 @@ class Onward:
         of earlier hops is believed. The request id that was given is left in ``head``."""
         if not trusted:
             forget_claims(head)
-        extra = self._via[head.minor]
-        if not head.request_id and self._ids:
-            self._count = count = (self._count + 1) & _COUNTER
-            line = self._ids % count
-            head.request_id = line[14:-2]
-            extra += line
+        if head.request_id or not self._via_id:
+            extra = self._via[head.minor]
+        else:
+            extra = self._via_id[head.minor] % next(self._counter)
+            head.request_id = extra[self._id]
         if self._traces and not head.traceparent:
             extra += self._trace(head)
         if head.forwarded:
