@@ -8,6 +8,7 @@ reactor's own loop beats.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
 import gc
@@ -127,7 +128,7 @@ class Daemon:
             self.families,
             self.access_log,
             rng=rng,
-            log=logging.get_logger("dataplane").info,
+            log=logging.get_logger("dataplane").warning,
         )
         name = config.node.name or socket.gethostname()
         registries = Registries(
@@ -297,6 +298,8 @@ class Daemon:
     def _settle(self) -> None:
         """What is here now stays for long: the collector need not look at it again. Its
         passes would be the longest stalls of the loop."""
+        # Errors are spelled with it, also when there is no descriptor left to load it by.
+        codecs.lookup("unicode_escape")
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)
@@ -347,7 +350,9 @@ class Daemon:
             self.parts.responder.update(catalog, changes)
 
     def _on_crash(self, error: BaseException) -> None:
-        self.log.error("a connection's lane crashed: please report this", exc_info=error)
+        self._throttle.error(
+            type(error).__name__, "a connection's lane crashed: please report this", exc_info=error
+        )
 
     def _on_lag(self, seconds: float) -> None:
         self._stalls.observe(max(0.0, seconds))

@@ -262,6 +262,28 @@ def test_out_of_descriptors(make_daemon: Any, backends: Any, kit: Any):
     first.close()
 
 
+def test_a_request_without_a_descriptor_is_answered(make_daemon: Any, backends: Any, kit: Any):
+    daemon = make_daemon(lambda command: ["prlimit", "--nofile=60:60", *command])
+    port = daemon.listen("shop/web")
+    one = backends("one")
+    daemon.serve(kit.service("shop/web", [one]))
+    daemon.configure(telemetry={"metrics": "off", "access_log": {"mode": "off"}})
+    daemon.start()
+    crowd = [kit.Caller("127.0.0.1", port) for _ in range(80)]
+    try:
+        kit.eventually(
+            lambda: any(line["event"].startswith("not accepting") for line in daemon.log())
+        )
+        for caller in crowd[:10]:  # whatever is left, these take it
+            caller.send("/held")
+        assert crowd[10].ask().status == 503
+    finally:
+        one.released.set()
+        for caller in crowd:
+            caller.close()
+    kit.eventually(lambda: kit.ask("127.0.0.1", port).status == 200)
+
+
 def test_nobody_reads_the_log(make_daemon: Any, backends: Any, kit: Any):
     daemon = make_daemon()
     port = daemon.listen("shop/web")
