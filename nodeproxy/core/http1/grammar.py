@@ -228,11 +228,12 @@ def cut(
     """
     if nominated or len(lines) > 8:
         return without(fields, removed | nominated)
-    fields = b"\n" + fields
     for line in lines:
-        place = fields.index(line)
-        fields = fields[:place] + fields[place + len(line) :]
-    return fields[1:]
+        place = fields.find(line)
+        size = len(line)
+        # Only the first of all lines has no LF before it; then the one behind it goes.
+        fields = fields[:place] + fields[place + size :] if place >= 0 else fields[size:]
+    return fields
 
 
 @lru_cache(maxsize=256)
