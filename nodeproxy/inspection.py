@@ -6,6 +6,7 @@ that are not in use have no state of their own here; for them the registry's wor
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import time
@@ -15,7 +16,9 @@ from typing import TYPE_CHECKING, Final, cast
 
 import msgspec
 
+from iptables.errors import InterceptionError
 from nodeproxy import __version__
+from nodeproxy.admin.messages import Unable
 from nodeproxy.admin.views import (
     EndpointView,
     ExplainQuery,
@@ -262,8 +265,10 @@ class Inspection:
 
     async def rules(self) -> RulesView:
         taking = self._parts.intercepting
-        text = "" if taking is None else await rules_text(taking.kernel.settings)
-        return RulesView(self.interception(), text)
+        if taking is None:
+            return RulesView(self.interception())
+        with _told():
+            return RulesView(self.interception(), await rules_text(taking.kernel.settings))
 
     async def rules_verify(self) -> VerifyView:
         taking = self._parts.intercepting
@@ -271,21 +276,24 @@ class Inspection:
             return VerifyView(True, note=NO_RULES)
         if not taking.on:
             return VerifyView(True, note=TAKEN_OUT)
-        found = await taking.kernel.verify()
+        with _told():
+            found = await taking.kernel.verify()
         return VerifyView(not found, drift_views(found))
 
     async def rules_repair(self) -> VerifyView:
         taking = self._parts.intercepting
         if taking is None:
             return VerifyView(True, note=NO_RULES)
-        repaired = await taking.resume()
-        left = await taking.kernel.verify()
+        with _told():
+            repaired = await taking.resume()
+            left = await taking.kernel.verify()
         return VerifyView(not left, drift_views(left), repaired=max(0, repaired - len(left)))
 
     async def rules_remove(self) -> RulesView:
         taking = self._parts.intercepting
         if taking is not None:
-            await taking.stop()
+            with _told():
+                await taking.stop()
         return RulesView(self.interception())
 
     def publish(self, families: Families) -> None:
@@ -311,6 +319,15 @@ class Inspection:
             families.rules_repairs.callback(lambda: [((), kernel.status().repairs)])
             families.switch_beats.callback(lambda: [((), taking.beats)])
             families.failopen_active.callback(lambda: [((), float(not kernel.status().live))])
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """What the kernel refuses is told to whoever asked."""
+    try:
+        yield
+    except InterceptionError as error:
+        raise Unable(str(error.args[0]), error.hint) from error
 
 
 def _endpoint(

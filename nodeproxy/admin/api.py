@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, get_args
 
 import msgspec
 
-from nodeproxy.admin.messages import Handler, Request, Response, error
+from nodeproxy.admin.messages import Handler, Request, Response, Unable, error
 from nodeproxy.admin.query import BadQuery, explain_query
 from nodeproxy.admin.views import LogLevel, ProbeView, View
 from nodeproxy.telemetry.exposition import CONTENT_TYPE
@@ -50,8 +50,11 @@ def _handler(view: View, routes: tuple[_Route, ...]) -> Handler:
             if arguments is None:
                 continue
             if route.method == request.method:
-                answer = route.answer(view, request, *arguments)
-                return answer if isinstance(answer, Response) else await answer
+                try:
+                    answer = route.answer(view, request, *arguments)
+                    return answer if isinstance(answer, Response) else await answer
+                except Unable as exc:
+                    return error(503, str(exc), exc.hint)
             allowed.append(route.method)
         if allowed:
             return error(

@@ -10,13 +10,21 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 
-__all__ = ["BadTarget", "Handler", "Request", "Response", "error", "request"]
+__all__ = ["BadTarget", "Handler", "Request", "Response", "Unable", "error", "request"]
 
 JSON = "application/json"
 
 
 class BadTarget(ValueError):
     """The request's target is not a path with an optional query."""
+
+
+class Unable(Exception):
+    """What was asked for cannot be done now; ``hint`` says what to look at. Answered with 503."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 class Request(msgspec.Struct, frozen=True):

@@ -378,7 +378,8 @@ class ProbeView(msgspec.Struct, frozen=True):
 
 class View(Protocol):
     """What the daemon shows. Plain calls take below 5 ms; the iterators do their work as
-    they are drained, a bounded part of it for each value."""
+    they are drained, a bounded part of it for each value. Those about rules raise
+    :class:`nodeproxy.admin.messages.Unable` where the kernel refuses."""
 
     def status(self) -> StatusView: ...
 

@@ -113,6 +113,18 @@ async def test_ready_is_503_with_reasons(fake_view: Any) -> None:
     assert await ask(fake_view, "/ready") == (503, {"ok": False, "reasons": ["why"]})
 
 
+async def test_what_the_kernel_refuses_is_told(fake_view: Any) -> None:
+    async def refused() -> views.VerifyView:
+        raise messages.Unable("another program holds the lock", "see who holds it")
+
+    fake_view.rules_verify = refused
+    status, found = await ask(fake_view, "/rules/verify")
+    assert (status, found) == (
+        503,
+        {"error": "another program holds the lock", "hint": "see who holds it"},
+    )
+
+
 async def test_rules_are_not_removed_under_a_daemon_by_accident(fake_view: Any) -> None:
     status, found = await ask(fake_view, "/rules/remove", "POST")
     assert status == 409
