@@ -55,14 +55,17 @@ class Intercepting:
         self._work = trio.Event()
         self._resumed = trio.Event()
         self._scope = trio.CancelScope()
+        self._turn = trio.Lock()
+        """Taking over and giving back never meet."""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> Never:
         """Take over, report started, and keep everything so until cancelled."""
-        await self.kernel.install()
-        settings = self.kernel.settings
-        for family in self.kernel.status().families:
-            self._listen((settings.address(family), settings.outbound_port))
-        await self._take_over()
+        async with self._turn:
+            await self.kernel.install()
+            settings = self.kernel.settings
+            for family in self.kernel.status().families:
+                self._listen((settings.address(family), settings.outbound_port))
+            await self._take_over()
         task_status.started()
         while True:
             self._resumed = trio.Event()
@@ -95,19 +98,21 @@ class Intercepting:
     async def stop(self) -> None:
         """Leave the path of traffic and take everything out of the kernel, until ``resume``.
         Whoever watches and follows ends first, or it would put the rules back."""
-        self.on = False
-        self._scope.cancel()
-        await self.kernel.remove()
+        async with self._turn:
+            self.on = False
+            self._scope.cancel()
+            await self.kernel.remove()
 
     async def resume(self) -> int:
         """Put the rules right and, after ``stop``, get back into the path. Returns how many
         differences there were."""
-        if self.on:
-            return len(await self.kernel.repair())
-        await self.kernel.install()
-        await self._take_over()
-        self._resumed.set()
-        return 0
+        async with self._turn:
+            if self.on:
+                return len(await self.kernel.repair())
+            await self.kernel.install()
+            await self._take_over()
+            self._resumed.set()
+            return 0
 
     def follow(self, changes: Sequence[Change]) -> None:
         """The catalog has changed."""
