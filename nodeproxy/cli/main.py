@@ -19,7 +19,7 @@ COMMANDS = {
     "run": ("run", "Run the proxy of this node."),
     "demo": ("demo", "Show a node at work, from interception to a killed endpoint."),
     "check": ("check", "Is everything in place? Named checks, each with a hint."),
-    "validate": ("validate", "Check a configuration or services files before they are used."),
+    "validate": ("validate", "Check a configuration, services or routes before they are used."),
     "status": ("inspect", "The daemon on one page."),
     "services": ("inspect", "The services that the registries know."),
     "endpoints": ("inspect", "The endpoints, and why each one is in or out."),
