@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from nodeproxy.cli.inspect import problem_text
 from nodeproxy.cli.output import Format, ago, cell, document, output_option
 from nodeproxy.cli.session import DEFAULT_CONFIG, Failure, Session, daemon_options
 
@@ -155,9 +156,8 @@ def _registry_health(status: StatusView) -> Iterator[Check]:
                 "it is tried again by itself; `nodeproxy registries` shows how it goes",
             )
         for problem in registry.problems[:20]:
-            place = f"{problem.source}:{problem.line}" if problem.line else problem.source
-            text = ": ".join(p for p in (place, problem.field, problem.message) if p)
-            yield Check("registries.problems", "warn", f"{registry.name}: {text}")
+            text = f"{registry.name}: {problem_text(problem)}"
+            yield Check("registries.problems", "warn", text)
 
 
 def _switch(status: StatusView) -> Check:
