@@ -116,8 +116,16 @@ class Member:
                 port=self.what.port,
                 registry=self.pool.target.name,
                 place=self._holder.place if self._holder else "",
-                why=event.value,
+                error=self._ills() if after is State.WITHDRAWN else "",
             )
+
+    def _ills(self) -> str:
+        """What is wrong with the service, on one line."""
+        return "; ".join(
+            f"{check.title}: {result.error}"
+            for check, result in zip(self.what.checks, self._results, strict=True)
+            if result.error
+        )
 
     def status(self, now: float) -> RegistrationStatus:
         target = self.pool.target

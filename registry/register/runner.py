@@ -135,7 +135,7 @@ class Registrations:
             return
         delay = 0.0
         for member in self._members:
-            if member.state in (State.ANNOUNCED, State.ANNOUNCING):
+            if member.writes and member.state in (State.ANNOUNCED, State.ANNOUNCING):
                 delay = max(delay, member.what.withdraw_delay)
             for probe in member.probes:
                 probe.cancel()

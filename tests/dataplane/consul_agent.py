@@ -1,8 +1,8 @@
 """A Consul agent that services can be registered with, as far as TTL checks go.
 
 Rules of developer.hashicorp.com/consul/api-docs/agent/service and /agent/check: a TTL check that is
-not passed in time turns critical, one that is unknown is answered with 404, and a time to deregister
-of less than a minute is none.
+not passed in time turns critical, one that is unknown is answered with 404, and a time to
+deregister of less than a minute is none.
 """
 
 from __future__ import annotations

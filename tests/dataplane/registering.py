@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -32,16 +33,11 @@ class Patient(HttpFake):
 
 def entry(field: str = "register[0]", base_dir: str = ".", **keys: Any) -> Entry:
     """As the configuration would have it."""
-    (document,) = parse(_yaml(keys), "test.yaml")
+    keys = {"withdraw_delay": "0s"} | keys
+    (document,) = parse(json.dumps(keys), "test.yaml")
     what, problems = convert(document, Registration)
     assert what is not None, problems
     return Entry(what, base_dir, "test.yaml:1", field)
-
-
-def _yaml(keys: dict[str, Any]) -> str:
-    import json
-
-    return json.dumps(keys)
 
 
 class Events:
@@ -65,7 +61,7 @@ class Events:
 async def until(condition: Callable[[], bool], what: Callable[[], Any] = lambda: "") -> None:
     """Poll: what is waited for may be anywhere."""
     with trio.move_on_after(PATIENCE):
-        while not condition():
+        while not condition():  # noqa: ASYNC110
             await trio.sleep(0.01)
         return
     raise AssertionError(what())

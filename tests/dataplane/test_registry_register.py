@@ -222,6 +222,7 @@ async def test_it_is_announced_withdrawn_and_announced_again(
             assert status.checks[0].failures >= 2
             patient.status = 200
             await observer.until(lambda: observer.view == here, "announced again", 20)
+            await until(lambda: only(made).announced)
             await made.withdraw(10)
             assert only(made).state is State.LEFT
             assert not agent.registered
@@ -269,7 +270,7 @@ async def test_it_waits_for_an_agent_that_is_down_and_outlives_its_restart(
         await until(lambda: all("refused" in s.error for s in made.statuses()))
         assert {s.state for s in made.statuses()} == {State.ANNOUNCING}
         await agent.start()
-        await until(lambda: all(s.announced for s in made.statuses()), lambda: made.statuses())
+        await until(lambda: all(s.announced for s in made.statuses()), made.statuses)
         assert [s.error for s in made.statuses()] == ["", ""]
         agent.stop()
         await until(lambda: not any(s.announced for s in made.statuses()))
@@ -289,7 +290,7 @@ async def test_a_new_token_is_read_from_its_file(agent: ConsulAgent, tmp_path: P
         await until(lambda: "403" in only(made).error)
         assert "service:write" in only(made).error
         (tmp_path / "token").write_text("new\n")
-        await until(lambda: only(made).announced, lambda: made.statuses())
+        await until(lambda: only(made).announced, made.statuses)
     assert "old" not in str(events.lines).replace("holder", "")
 
 

@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from registry.base import Context
+from registry.duration import Duration
 from registry.etcd.backend import EtcdBackend
 from registry.etcd.backend import Options as EtcdOptions
 from registry.plugins import Spec
@@ -37,7 +38,7 @@ class Store:
         self.server: EtcdServer | ZookeeperServer
         if kind == "etcd":
             self.server = EtcdServer(folder)
-            self.options |= {"endpoints": [self.server.url], "prefix": "/mesh"}
+            self.options |= {"endpoints": [self.server.url], "prefix": "/mesh", "timeout": "1s"}
         else:
             self.server = ZookeeperServer(folder)
             self.options |= {"servers": [self.server.address], "path": "/mesh"}
@@ -49,6 +50,7 @@ class Store:
     def backend(self) -> EtcdBackend | ZookeeperBackend:
         options = {k: tuple(v) if isinstance(v, list) else v for k, v in self.options.items()}
         if self.kind == "etcd":
+            options["timeout"] = Duration("1s")
             return EtcdBackend(EtcdOptions(**options), Context("main"))
         return ZookeeperBackend(ZookeeperOptions(**options), Context("main"))
 
@@ -57,10 +59,9 @@ class Store:
         if isinstance(self.server, EtcdServer):
             return self.server.keys("/mesh/")
         with self.server.hands() as hands:
-            found = (
-                hands.retry(hands.get_children, "/mesh/web") if hands.exists("/mesh/web") else []
-            )
-            return [f"/mesh/web/{name}" for name in found]
+            if hands.exists("/mesh/web") is None:
+                return []
+            return [f"/mesh/web/{name}" for name in hands.get_children("/mesh/web")]
 
     def delete(self, key: str) -> None:
         """Somebody's slip."""
@@ -129,18 +130,20 @@ def web(port: int, **keys: Any) -> Any:
 async def test_it_follows_the_health_of_the_service(store: Store, patient: Patient) -> None:
     events = Events()
     checked = web(patient.port, checks=[QUICK], ttl="30s")
-    async with observe(store.backend()) as observer:
-        async with announcing(checked, registries=(store.spec,), events=events) as made:
-            await observer.until(seen(observer, patient.port), "announced", PATIENCE)
-            patient.stop()
-            await observer.until(seen(observer), "withdrawn after fall", PATIENCE)
-            await until(lambda: only(made).state is State.WITHDRAWN)
-            assert only(made).checks[0].error == "Connection refused"
-            await patient.start()
-            await observer.until(seen(observer, patient.port), "back after rise", PATIENCE)
-            await made.withdraw(10)
-            await observer.until(seen(observer), "withdrawn", PATIENCE)
-            assert only(made).state is State.LEFT
+    async with (
+        observe(store.backend()) as observer,
+        announcing(checked, registries=(store.spec,), events=events) as made,
+    ):
+        await observer.until(seen(observer, patient.port), "announced", PATIENCE)
+        patient.stop()
+        await observer.until(seen(observer), "withdrawn after fall", PATIENCE)
+        await until(lambda: only(made).state is State.WITHDRAWN)
+        assert only(made).checks[0].error == "Connection refused"
+        await patient.start()
+        await observer.until(seen(observer, patient.port), "back after rise", PATIENCE)
+        await made.withdraw(10)
+        await observer.until(seen(observer), "withdrawn", PATIENCE)
+        assert only(made).state is State.LEFT
     assert await trio.to_thread.run_sync(store.keys) == []
     assert not events.named("registering failed")
 
@@ -153,7 +156,7 @@ async def test_its_lease_ends_when_nobody_keeps_it(store: Store) -> None:
                 async with announcing(web(80), registries=(store.spec,)) as made:
                     await until(lambda: only(made).announced)
                     # Longer than the lease: it is kept alive.
-                    await trio.sleep(3)
+                    await until(lambda: only(made).since_seconds > 2.5)
                     assert only(made).losses == 0
                 nursery.cancel_scope.cancel()
 

@@ -21,7 +21,7 @@ def test_health_changes_after_so_many_results_in_a_row_and_not_before(
     tally, expected = Tally(rise, fall), Health.UNKNOWN
     for i, ok in enumerate(results):
         tally = tally.after(ok)
-        run = len(list(itertools.takewhile(lambda r: r == ok, reversed(results[: i + 1]))))
+        run = len(list(itertools.takewhile(ok.__eq__, reversed(results[: i + 1]))))
         if run >= (rise if ok else fall):
             expected = Health.UP if ok else Health.DOWN
         assert tally.health is expected
