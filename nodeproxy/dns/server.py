@@ -50,7 +50,7 @@ def open_sockets(host: str, port: int) -> Sockets:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     made: list[socket.socket] = []
     try:
-        for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+        for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
             sock = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
             made.append(sock)
             if family == socket.AF_INET6:
@@ -61,14 +61,15 @@ def open_sockets(host: str, port: int) -> Sockets:
             if kind == socket.SOCK_STREAM:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind((host, port))
-            # Port 0: TCP has that of UDP.
+            # Port 0: UDP has that of TCP, of whose ports more are taken.
             port = sock.getsockname()[1]
-        made[1].listen(_CONNECTIONS)
+        made[0].listen(_CONNECTIONS)
     except BaseException:
         for sock in made:
             sock.close()
         raise
-    return Sockets(*made)
+    tcp, udp = made
+    return Sockets(udp, tcp)
 
 
 class Responder:
