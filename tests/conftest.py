@@ -21,6 +21,17 @@ IN_CI = os.environ.get("CI") == "true"
 ran: pytest.StashKey[Counter[str]] = pytest.StashKey()
 
 
+class Levels:
+    """Counts the tests that ran, also those that ran in other processes (pytest-xdist)."""
+
+    def __init__(self, counts: Counter[str]) -> None:
+        self.counts = counts
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call":
+            self.counts[level_of(HERE.parent / report.nodeid.partition("::")[0])] += 1
+
+
 def level_of(path: Path) -> str:
     """The folder of ``tests`` that holds ``path``; empty outside of it."""
     try:
@@ -49,18 +60,15 @@ def hole_to_failure(report: pytest.TestReport | pytest.CollectReport) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[ran] = Counter()
+    config.stash[ran] = counts = Counter()
+    config.pluginmanager.register(Levels(counts))
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item,
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     if IN_CI:
         hole_to_failure(report)
-    if report.when == "call":
-        item.config.stash[ran][level_of(item.path)] += 1
     return report
 
 
@@ -73,6 +81,8 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workerinput"):
+        return  # one of several processes: the first one sees all reports
     everything = session.config.args_source is pytest.Config.ArgsSource.TESTPATHS
     if (
         IN_CI
