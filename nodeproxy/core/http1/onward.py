@@ -20,6 +20,8 @@ _CLAIMS: Final = frozenset(
     b" x-forwarded-proto x-real-ip".split()
 )
 """Fields in which earlier hops say for whom they ask."""
+CLIENTS: Final = 4096
+"""Addresses for which the end of a head is kept."""
 _TRACESTATE: Final = frozenset((b"tracestate",))
 
 
@@ -31,7 +33,17 @@ class Onward:
     one. ``random``: so many random bits.
     """
 
-    __slots__ = ("_counter", "_id", "_random", "_traces", "_via", "_via_id", "answer_via")
+    __slots__ = (
+        "_counter",
+        "_ends",
+        "_id",
+        "_random",
+        "_short",
+        "_traces",
+        "_via",
+        "_via_id",
+        "answer_via",
+    )
 
     def __init__(
         self,
@@ -61,6 +73,8 @@ class Onward:
         self._id = slice(len(self._via[0]) + 14, -2)
         self._counter = count(random(47))
         self._traces = traceparent
+        self._short = request_id and not traceparent
+        self._ends: dict[bytes, bytes] = {}
         self._random = random
 
     def request(self, head: RequestHead, peer: bytes, trusted: bool) -> bytes:
@@ -68,6 +82,19 @@ class Onward:
         of earlier hops is believed. The request id that was given is left in ``head``."""
         if not trusted:
             forget_claims(head)
+        if (
+            head.minor
+            and not head.x_forwarded_for
+            and not head.x_forwarded_proto
+            and not head.request_id
+            and not head.upgrade
+            and not head.forwarded
+            and self._short
+        ):
+            # Nothing but what every request of this client gets: one text, but for the count.
+            end = (self._ends.get(peer) or self._end(peer)) % next(self._counter)
+            head.request_id = end[-40:-4]
+            return b"".join((head.method, b" ", head.target, b" HTTP/1.1\r\n", head.fields, end))
         if head.request_id or not self._via_id:
             extra = self._via[head.minor]
         else:
@@ -78,6 +105,14 @@ class Onward:
         if head.forwarded:
             extra += _element(peer)
         return request_head(head, forwarded_for=peer, extra=extra)
+
+    def _end(self, peer: bytes) -> bytes:
+        """How heads of a client's requests end, with a place for the count."""
+        own = b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: http\r\n" % peer
+        if len(self._ends) >= CLIENTS:
+            self._ends.clear()
+        end = self._ends[peer] = own.replace(b"%", b"%%") + self._via_id[1] + b"\r\n"
+        return end
 
     def _trace(self, head: RequestHead) -> bytes:
         """A trace begins here. It is marked as sampled: SDKs that follow their caller's decision
