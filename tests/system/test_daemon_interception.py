@@ -216,7 +216,7 @@ def test_nobody_reaches_the_proxys_own_listener(node: Mesh):
 
 
 @pytest.mark.parametrize("outbound", ["passthrough", "registry-only"])
-def test_what_is_intercepted_and_in_no_registry(mesh: Mesh, outbound: str):
+def test_what_is_intercepted_and_in_no_registry(mesh: Mesh, outbound: str, kit: Any):
     mesh.daemon.configure(outbound=outbound)
     mesh.daemon.start()
     for backend in mesh.one:
@@ -234,7 +234,9 @@ def test_what_is_intercepted_and_in_no_registry(mesh: Mesh, outbound: str):
             with pytest.raises(ConnectionResetError):
                 mesh.ask(backend.host, port=8080)
     if outbound == "registry-only":
-        assert len([e for e in mesh.daemon.log() if e.get("response_flags") == "NR"]) == 2
+        kit.eventually(
+            lambda: [e.get("response_flags") for e in mesh.daemon.log()].count("NR") == 2
+        )
 
 
 # -- dead, hung, stopped ------------------------------------------------------------------------

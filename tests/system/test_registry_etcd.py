@@ -285,7 +285,7 @@ async def three(make_server: Callable[..., EtcdServer]) -> AsyncIterator[list[Et
 
 async def test_members_fail_one_after_another(three: list[EtcdServer]) -> None:
     three[0].transaction(written([WEB]))
-    reader = backend(*three, timeout=Duration("5s"), silence=Duration("2s"))
+    reader = backend(*three, timeout=Duration("5s"), silence=Duration("30s"))
     async with observe(reader) as observer:
         await seen(observer, WEB)
         reads, state = reader.reads, [WEB]
