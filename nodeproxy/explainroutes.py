@@ -10,13 +10,12 @@ from typing import Final, NamedTuple
 
 from nodeproxy.admin.views import ExplainQuery, SettingView, StepView
 from nodeproxy.core.destination import Found
-from nodeproxy.core.errors import BadRequest, InvalidBackend, ProxyError, RouteNotFound
+from nodeproxy.core.errors import BadRequest, ProxyError, RouteNotFound
 from nodeproxy.core.http1 import RequestHead, parse_request
-from nodeproxy.core.routing.backends import target
 from nodeproxy.core.routing.explain import explain
 from nodeproxy.core.routing.rules import Backends, Rule
 from nodeproxy.core.routing.table import HttpRules, TcpRule
-from nodeproxy.core.routing.way import way
+from nodeproxy.core.routing.way import tcp_target, way
 from registry.catalog import Catalog
 from registry.model import Port, Service
 
@@ -80,13 +79,12 @@ def explain_tcp(rule: TcpRule, catalog: Catalog, drawn: float) -> Routed:
     """A rule of a TCPRoute: all connections take it."""
     steps = [_step(f"{rule.origin}: {rule.route}", True, "it takes every connection of the port")]
     try:
-        backend = rule.backends.draw(drawn)
-        if backend is None:
-            raise InvalidBackend(f"rule {rule.label} has no backend with a weight")
-        found = target(catalog, backend, http=False)
+        found = tcp_target(rule, catalog, drawn)
     except ProxyError as error:
         steps.append(_step(f"backend of rule {rule.label}", False, str(error)))
         return Routed(steps, rule.label, error=error)
+    backend = rule.backends.draw(drawn)
+    assert backend is not None
     steps.append(_drawn(rule.label, rule.backends, backend.index))
     return Routed(steps, rule.label, found)
 

@@ -13,15 +13,15 @@ from nodeproxy.dataplane.connection import Connection
 from nodeproxy.dataplane.stream import Stream
 from nodeproxy.dataplane.upstream import Upstream
 
-__all__ = ["answer_error", "answer_here", "blame", "linger", "refuse"]
+__all__ = ["answer_error", "answer_here", "answer_raw", "blame", "linger", "refuse"]
 
 LINGER_SECONDS: Final = 1.0
 LINGER_BYTES: Final = 1 << 20
 
 
 def blame(record: Record, error: ProxyError) -> None:
-    """Write into the record what went wrong."""
-    record.flags = error.flag
+    """Write into the record what went wrong, beside what is known already."""
+    record.flags = f"{error.flag},{record.flags}" if record.flags else error.flag
     record.detail = f"{error.reason}: {error}"
     if not record.status:
         record.status = error.status
@@ -53,6 +53,18 @@ async def answer_here(
     record.responded = monotonic()
     await connection.client.send(data, connection.node.settings.body_timeout)
     record.bytes_sent = len(body)
+
+
+async def answer_raw(
+    connection: Connection, record: Record, head: RequestHead, answer: bytes, whole: bool
+) -> bool:
+    """Give an answer without a body that is complete, as a route says. ``whole``: the request has
+    come to its end. Returns whether the connection may serve another one. Raises ClientGone."""
+    record.status = int(answer[9:12])
+    record.responded = monotonic()
+    await connection.client.send(answer, connection.node.settings.body_timeout)
+    closes = b"\r\nConnection: close\r\n" in answer
+    return whole and head.keep_alive and not closes and not connection.node.draining
 
 
 async def refuse(

@@ -6,6 +6,7 @@ from nodeproxy.core.errors import (
     BadRequest,
     BadResponse,
     BodyTooLarge,
+    ClientGone,
     ProxyError,
     UpstreamClosed,
     UpstreamTimeout,
@@ -16,7 +17,7 @@ from nodeproxy.dataplane.connection import Connection
 from nodeproxy.dataplane.pump import UNBOUNDED, Bytes, pump
 from nodeproxy.dataplane.stream import CLIENT, Stream
 
-__all__ = ["body_end", "check_size", "stream_body", "upload"]
+__all__ = ["body_end", "check_size", "stream_body", "upload", "wait_for_body"]
 
 
 def body_end(framing: int, data: bytes, chunks: Chunked | None, error: type[ProxyError]) -> int:
@@ -33,6 +34,25 @@ def check_size(framing: int, come: int, limit: int) -> None:
     """Raise BodyTooLarge when a request's body is announced, or has come, larger than allowed."""
     if framing > limit or come > limit:
         raise BodyTooLarge(f"the request's body exceeds {limit} bytes")
+
+
+async def wait_for_body(
+    connection: Connection, record: Record, framing: int, rest: bytes, received: Bytes
+) -> bytes:
+    """Read the rest of a body with a Content-Length, of which ``rest`` has come. Returns all of
+    it, and what came behind it."""
+    settings = connection.node.settings
+    until = record.started + settings.request_timeout
+    parts, have = [rest], len(rest)
+    while have < framing:
+        wait = min(settings.body_timeout, max(0.0, until - connection.client.reactor.now))
+        more = await connection.client.recv(wait, 65536)
+        if not more:
+            raise ClientGone("closed within a body, before its Content-Length")
+        parts.append(more)
+        have += len(more)
+    received.value = framing
+    return b"".join(parts)
 
 
 async def upload(

@@ -10,6 +10,7 @@ from nodeproxy.core.errors import (
     BadResponse,
     ClientGone,
     ClientTimeout,
+    ConnectFailed,
     ProxyError,
     UpstreamClosed,
     UpstreamTimeout,
@@ -21,15 +22,18 @@ from nodeproxy.core.http1 import (
     Chunked,
     RequestHead,
     ResponseHead,
+    forget_claims,
     last_hop,
     parse_request,
     parse_response,
     response_head,
 )
 from nodeproxy.core.record import UNSET, Record
-from nodeproxy.dataplane.answers import answer_error, answer_here, blame, linger, refuse
-from nodeproxy.dataplane.bodies import body_end, check_size, stream_body, upload
+from nodeproxy.core.routing.table import HttpRules, RouteTable
+from nodeproxy.dataplane.answers import answer_error, answer_here, answer_raw, blame, linger, refuse
+from nodeproxy.dataplane.bodies import body_end, check_size, stream_body, upload, wait_for_body
 from nodeproxy.dataplane.connection import Connection
+from nodeproxy.dataplane.course import Course, set_out
 from nodeproxy.dataplane.lane import Companion
 from nodeproxy.dataplane.pump import Bytes
 from nodeproxy.dataplane.stream import GONE, PEER_CLOSED, Stream
@@ -41,6 +45,8 @@ __all__ = ["serve_http"]
 IDEMPOTENT: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
 """RFC 9110, 9.2.2."""
 NO_LIMIT: Final = float("inf")
+RETRIABLE_STATUS: Final = "retriable_status"
+"""The reason of a retry after an answer."""
 MAX_INTERIM: Final = 64
 """Interim answers (1xx) to one request: each is passed on, and none is an answer."""
 
@@ -111,6 +117,8 @@ async def exchange(
     goes_on = False  # the connection can serve another request
     unread = True  # the client may be sending what nobody will read
     rest = b""
+    provider = upstream  # whose endpoints answer
+    course: Course | None = None  # what routes say
     if lease is not None:
         record.tries = 1
     try:
@@ -130,23 +138,51 @@ async def exchange(
             sent.value = len(own[1])
             goes_on = keep
             return rest[max(end, 0) :], goes_on, unread
-        request = node.onward.request(head, connection.forwarded_for, connection.trusted)
+        # By the routes of the service that was dialled, if it has any.
+        onward = head
+        trusted = connection.trusted
+        if node.routes.services and (rules := _rules(node.routes, upstream)) is not None:
+            course = set_out(connection, upstream, rules, head, record)
+            provider = course.provider
+            if lease is not None and (provider is not upstream or course.answer is not None):
+                upstream.discard(lease[0], lease[1])
+                lease, record.tries = None, 0
+            if course.answer is not None:
+                unread = end < 0
+                goes_on = await answer_raw(connection, record, head, course.answer, not unread)
+                return rest[max(end, 0) :], goes_on, unread
+            if end < 0 <= head.framing <= course.body_limit() and not head.expect_continue:
+                rest = await wait_for_body(connection, record, head.framing, rest, received)
+                end = head.framing
+            if not trusted:
+                forget_claims(head)  # before filters say something else
+                trusted = True
+            onward = course.head(head)
+        request = node.onward.request(onward, connection.forwarded_for, trusted)
+        if onward is not head:
+            head.request_id = onward.request_id
         if head.framing:
             request += rest if end < 0 else rest[:end]
         # An endpoint, and its answer's head. A connection that was kept may have been closed
         # just now: then the request was not processed, and goes out once more on a fresh one.
         # What must not be processed twice is only sent where the kernel knows of no end yet.
+        # Where routes allow retries, what failed otherwise goes out again, too.
+        if course is not None and end >= 0 and not head.upgrade:
+            course.copy(request, head.method)
         while True:
-            if lease is None:
-                lease = await upstream.lease(record, fresh=record.tries > 0)
-            target, stream, reused = lease
-            record.upstream = target.name
-            if reused and head.method not in IDEMPOTENT and stream.ended():
-                upstream.discard(target, stream)
-                lease = None
-                upstream.series.retry(UpstreamClosed.reason)
-                continue
             try:
+                if lease is None:
+                    tried = () if course is None else course.tried
+                    lease = await provider.lease(record, fresh=record.tries > 0, avoid=tried)
+                target, stream, reused = lease
+                record.upstream = target.name
+                if reused and head.method not in IDEMPOTENT and stream.ended():
+                    provider.discard(target, stream)
+                    lease = None
+                    upstream.series.retry(UpstreamClosed.reason)
+                    continue
+                if course is not None:
+                    course.begin()
                 await stream.send(request, node.settings.body_timeout)
                 record.sent = monotonic()
                 if end < 0:
@@ -154,54 +190,78 @@ async def exchange(
                     body = upload(connection, stream, record, left, chunks, received)
                     sending = Companion(client.reactor, node.lanes, body)
                 response, answer = await _answer_head(
-                    connection, upstream, stream, record, sending, received
+                    connection, provider, stream, record, sending, received
                 )
-                break
-            except UpstreamClosed as error:
-                if not reused or head.method not in IDEMPOTENT or sending is not None:
-                    raise
-                upstream.discard(target, stream)
+                if course is None or sending is not None or not course.again(response.status):
+                    break
+                course.give_up(lease, response.status)
                 lease = None
+                upstream.series.retry(RETRIABLE_STATUS)
+                await course.pause()
+            except (UpstreamClosed, UpstreamTimeout, ConnectFailed) as error:
+                if sending is not None:
+                    raise
+                if (
+                    lease is not None
+                    and lease[2]
+                    and head.method in IDEMPOTENT
+                    and (isinstance(error, UpstreamClosed))
+                ):
+                    provider.discard(lease[0], lease[1])
+                    lease = None
+                    upstream.series.retry(error.reason)
+                    continue
+                if course is None or not course.again(error):
+                    raise
+                if lease is not None:
+                    course.give_up(lease, error)
+                    lease = None
                 upstream.series.retry(error.reason)
+                await course.pause()
         record.responded = monotonic()
         target.series.waited.value += record.responded - record.sent
         record.status = response.status
+        switched = response.status == 101  # to a protocol that the client has asked for
         # The answer, with as much of its body as has come. Where the request has not come to
         # its end yet, it may never do so, and nobody would know where the next one begins.
         keep = (
             head.keep_alive
             and response.framing != UNTIL_CLOSE
-            and response.status != 101
+            and not switched
             and not node.draining
             and (sending is None or sending.result is not None)
         )
+        if course is not None:
+            course.respond(head, response)
+            if response.status == 101:
+                course.end_limits()
         via = node.onward.answer_via
         if response.clean and keep and via is None:
             out = answer
         else:
             extra = b"" if via is None else via[response.minor]
-            close = not keep and response.status != 101
+            close = not keep and not switched
             out = response_head(response, close=close, extra=extra) + answer[response.end :]
         have = len(answer) - response.end
         surplus = b""
         begun = True
-        if have == response.framing or response.status == 101:
+        if have == response.framing or switched:
             sent.value = have
-            await client.send(out, upstream.policy.body_timeout)
+            await client.send(out, provider.policy.body_timeout)
         else:
-            timeout = upstream.policy.body_timeout
+            timeout = provider.policy.body_timeout
             surplus = await _long_answer(stream, client, response, have, out, timeout, sent)
         if response.status < 500:
-            upstream.succeeded(target)
+            provider.succeeded(target)
         else:
-            upstream.failed(target, None, response.status)
+            provider.failed(target, None, response.status)
         # What remains of both connections.
         unread = sending is not None and sending.result is None
-        if response.status == 101:
+        if switched:
             await tunnel(connection, stream, record, rest, received, sent)
             rest = b""
         elif response.keep_alive and not unread and not surplus:
-            upstream.checkin(target, stream)
+            provider.checkin(target, stream)
             lease = None
         rest = rest[end:] if sending is None else sending.result or b""
         goes_on = keep
@@ -209,9 +269,9 @@ async def exchange(
         blame(record, error)
         if lease is not None:
             if not isinstance(error, (ClientGone, ClientTimeout, BadRequest)):
-                upstream.failed(lease[0], error)
+                provider.failed(lease[0], error)
             elif record.responded != UNSET and record.status < 500:
-                upstream.succeeded(lease[0])
+                provider.succeeded(lease[0])
         if begun:
             client.reset()  # an orderly end could be taken for a complete answer
         elif not isinstance(error, ClientGone):
@@ -219,14 +279,23 @@ async def exchange(
                 sending.cancel()
             await answer_error(connection, error, head.method)
     finally:
+        if course is not None:
+            course.end_limits()
         if sending is not None:
             sending.cancel()
         if lease is not None:
-            upstream.discard(lease[0], lease[1])
+            provider.discard(lease[0], lease[1])
         record.bytes_received, record.bytes_sent = received.value, sent.value
         record.ended = monotonic()
         node.emit(record, upstream.series)
     return rest, goes_on, unread
+
+
+def _rules(routes: RouteTable, upstream: Upstream) -> HttpRules | None:
+    """What HTTPRoutes say of a service port. Of which namespace the client is nobody knows yet, so
+    consumers' routes do not apply."""
+    found = routes.find(upstream.service.name, upstream.port.port)
+    return None if found is None else found.http
 
 
 async def _long_answer(

@@ -100,7 +100,10 @@ class Node:
         self._detect = families.detect
         self._detected: dict[str, Histogram] = {}
         self._access_log = access_log
-        self._rng = rng.random
+        self._rng = self.draw = rng.random
+        """A random number in [0, 1)."""
+        self.mirroring = 0
+        """Copies of requests that are under way."""
         self._log = log
         reactor.every(MAINTENANCE, self._maintain)
 

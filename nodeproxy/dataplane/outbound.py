@@ -27,6 +27,11 @@ def serve(connection: Connection, upstream: Upstream) -> Coroutine[Any, Any, Non
     """What serves one accepted connection whose destination is known: the coroutine of a lane
     that owns the connection."""
     protocol = upstream.port.protocol
+    routes = connection.node.routes
+    if routes.services:
+        rules = routes.find(upstream.service.name, upstream.port.port)
+        if rules is not None and rules.tcp is not None:
+            return relay(connection, upstream, b"", None, monotonic(), rules.tcp)
     if protocol == "http":
         return serve_http(connection, upstream, b"", None)
     if protocol:

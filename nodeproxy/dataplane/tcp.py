@@ -6,6 +6,8 @@ from time import monotonic
 
 from nodeproxy.core.errors import ProxyError
 from nodeproxy.core.record import Record
+from nodeproxy.core.routing.table import TcpRule
+from nodeproxy.core.routing.way import tcp_target
 from nodeproxy.dataplane.connection import Connection
 from nodeproxy.dataplane.lane import Companion
 from nodeproxy.dataplane.pump import UNBOUNDED, Bytes, pump
@@ -16,26 +18,37 @@ __all__ = ["relay", "tunnel"]
 
 
 async def relay(
-    connection: Connection, upstream: Upstream, first: bytes, lease: Lease | None, started: float
+    connection: Connection,
+    upstream: Upstream,
+    first: bytes,
+    lease: Lease | None,
+    started: float,
+    rule: TcpRule | None = None,
 ) -> None:
     """Relay until both directions have ended, or one is broken, or both are silent for too long.
 
     ``first`` are bytes that the client has sent already; ``lease`` is a connection that is
-    open already; ``started`` is when the client's was accepted. A half-close is passed on as a
+    open already; ``started`` is when the client's was accepted; ``rule`` says whose endpoints are
+    meant, instead of those of ``upstream``. A half-close is passed on as a
     half-close, a reset as a reset.
     """
     node, client = connection.node, connection.client
     record = connection.record(started, "TCP", upstream)
     received, sent = Bytes(), Bytes()
+    provider = upstream
     try:
+        if rule is not None:
+            record.route = rule.label
+            provider = node.upstream(*tcp_target(rule, node.catalog, node.draw()))
+            record.backend = provider.name
         if lease is None:
-            lease = await upstream.lease(record, fresh=True)
+            lease = await provider.lease(record, fresh=True)
         target, stream, _ = lease
         record.upstream = target.name
         record.tries = record.tries or 1
         record.sent = monotonic()
         upstream.series.tcp_opened()
-        upstream.succeeded(target)
+        provider.succeeded(target)
         await _both_ways(connection, stream, first, received, sent)
     except ProxyError as error:
         record.flags, record.detail = error.flag, f"{error.reason}: {error}"
@@ -44,7 +57,7 @@ async def relay(
             lease[1].reset()
     finally:
         if lease is not None:
-            upstream.discard(lease[0], lease[1])
+            provider.discard(lease[0], lease[1])
         record.bytes_received, record.bytes_sent = received.value, sent.value
         record.ended = monotonic()
         node.emit(record, upstream.series)

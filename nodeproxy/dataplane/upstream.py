@@ -16,6 +16,7 @@ from nodeproxy.core.health import Health, ejection_allowed
 from nodeproxy.core.policy import Policy
 from nodeproxy.core.pool import Pool
 from nodeproxy.core.record import Record
+from nodeproxy.core.retry import Budget
 from nodeproxy.core.standing import Standing, standings
 from nodeproxy.dataplane.reactor import Reactor
 from nodeproxy.dataplane.stream import Stream, connect
@@ -97,6 +98,8 @@ class Upstream:
         self.connections = 0
         """All connections to all endpoints, in any state."""
         self.series = series
+        self.budget: Budget | None = None
+        """Of retries; made by the first request that may be retried."""
         self._reactor = reactor
         self._endpoint_series = endpoint_series
         self._rng = rng
@@ -111,14 +114,18 @@ class Upstream:
 
     # -- the path of a request -----------------------------------------------------------
 
-    async def lease(self, record: Record, *, fresh: bool = False) -> Lease:
+    async def lease(
+        self, record: Record, *, fresh: bool = False, avoid: Sequence[Target] = ()
+    ) -> Lease:
         """An endpoint, a connection to it, and whether that has idled.
 
         While connecting fails nothing has been sent: the next endpoint is tried, for every
-        method, up to ``policy.connect_tries``. Raises NoEndpoints, UpstreamOverflow or the
+        method, up to ``policy.connect_tries``. ``avoid``: endpoints that come only when there are
+        no others. Raises NoEndpoints, UpstreamOverflow or the
         last ConnectFailed. The caller ends the lease with ``checkin`` or ``discard``.
         """
-        tried: list[Target] = []
+        tried = list(avoid) if avoid and self._untried(avoid) else []
+        most = len(tried) + self.policy.connect_tries
         while True:
             target = self.pick(tried)
             record.tries += 1
@@ -134,7 +141,7 @@ class Upstream:
                 target.load -= 1
                 self.failed(target, error)
                 tried.append(target)
-                if len(tried) >= self.policy.connect_tries or not self._untried(tried):
+                if len(tried) >= most or not self._untried(tried):
                     raise
                 self.series.retry(error.reason)
             except BaseException:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from nodeproxy.core.destination import Found
+from nodeproxy.core.errors import InvalidBackend
 from nodeproxy.core.http1 import RequestHead
 from nodeproxy.core.routing.backends import target
 from nodeproxy.core.routing.forward import direct_answer, draw
 from nodeproxy.core.routing.rules import Backend, Decision
+from nodeproxy.core.routing.table import TcpRule
 from registry.catalog import Catalog
 
-__all__ = ["Way", "way"]
+__all__ = ["Way", "tcp_target", "way"]
 
 
 class Way(NamedTuple):
@@ -37,3 +39,11 @@ def way(decision: Decision, head: RequestHead, catalog: Catalog, drawn: float, p
         if answer is not None:
             return Way(backend, None, answer)
     return Way(backend, target(catalog, backend))
+
+
+def tcp_target(rule: TcpRule, catalog: Catalog, drawn: float) -> Found:
+    """Where a connection goes by a rule of a TCPRoute. Raises InvalidBackend: it is reset."""
+    backend = rule.backends.draw(drawn)
+    if backend is None:
+        raise InvalidBackend(f"rule {rule.label} has no backend with a weight")
+    return target(catalog, backend, http=False)
