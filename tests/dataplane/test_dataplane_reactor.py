@@ -189,7 +189,7 @@ async def test_a_crash_in_a_lane_harms_no_other(harness: Any, monkeypatch: Any):
     def bug(*_: Any, **__: Any) -> Never:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("nodeproxy.core.http1.onward.request_head", bug)
+    monkeypatch.setattr("nodeproxy.core.http1.onward.Onward.request", bug)
     client = await harness.client(address)
     await client.send(GET)
     assert await client.rest() == b""
