@@ -28,7 +28,7 @@ from nodeproxy.dataplane.connection import Connection
 from nodeproxy.dataplane.deadline import Deadline
 from nodeproxy.dataplane.lane import sleep
 from nodeproxy.dataplane.mirror import mirror
-from nodeproxy.dataplane.upstream import Lease, Target, Upstream
+from nodeproxy.dataplane.upstream import Target, Upstream
 
 __all__ = ["Course", "set_out"]
 
@@ -92,7 +92,7 @@ class Course:
         self.answer = taken.answer
         """The whole answer, if a filter gives it; there is no endpoint then."""
         self.tried: list[Target] = []
-        """Endpoints that failed this request."""
+        """Endpoints that were given this request."""
         self._connection = connection
         self._decision = decision
         self._rule: Rule = decision.rule
@@ -141,8 +141,11 @@ class Course:
 
     # -- its tries -----------------------------------------------------------------------
 
-    def begin(self) -> None:
-        """A try begins: the endpoint is connected."""
+    def begin(self, target: Target) -> None:
+        """A try begins: the endpoint is connected. It is tried again only when there is no
+        other one."""
+        self._end_try()
+        self.tried.append(target)
         limit = self._rule.timeouts.backend_request
         if limit:
             message = f"the endpoint took longer than the {limit:g} s of rule {self._rule.label}"
@@ -175,18 +178,6 @@ class Course:
             self._record.flags = OVER_BUDGET
             return False
         return True
-
-    def give_up(self, lease: Lease, failure: ProxyError | int) -> None:
-        """The try has failed: its endpoint is asked again only when there is no other one."""
-        target, stream, _ = lease
-        self.tried.append(target)
-        if not isinstance(failure, int):
-            self.provider.failed(target, failure)
-        elif failure >= 500:
-            self.provider.failed(target, None, failure)
-        else:
-            self.provider.succeeded(target)
-        self.provider.discard(target, stream)
 
     async def pause(self) -> None:
         """Wait as long as it takes before the next try."""

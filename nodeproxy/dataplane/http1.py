@@ -182,7 +182,7 @@ async def exchange(
                     upstream.series.retry(UpstreamClosed.reason)
                     continue
                 if course is not None:
-                    course.begin()
+                    course.begin(target)
                 await stream.send(request, node.settings.body_timeout)
                 record.sent = monotonic()
                 if end < 0:
@@ -194,30 +194,30 @@ async def exchange(
                 )
                 if course is None or sending is not None or not course.again(response.status):
                     break
-                course.give_up(lease, response.status)
+                provider.answered(target, response.status)
+                provider.discard(target, stream)
                 lease = None
                 upstream.series.retry(RETRIABLE_STATUS)
                 await course.pause()
             except (UpstreamClosed, UpstreamTimeout, ConnectFailed) as error:
-                if sending is not None:
-                    raise
-                if (
-                    lease is not None
+                unseen = (
+                    isinstance(error, UpstreamClosed)
+                    and lease is not None
                     and lease[2]
                     and head.method in IDEMPOTENT
-                    and (isinstance(error, UpstreamClosed))
-                ):
-                    provider.discard(lease[0], lease[1])
-                    lease = None
-                    upstream.series.retry(error.reason)
-                    continue
-                if course is None or not course.again(error):
+                )
+                if sending is not None:
+                    raise
+                if not unseen and (course is None or not course.again(error)):
                     raise
                 if lease is not None:
-                    course.give_up(lease, error)
+                    if not unseen:
+                        provider.failed(lease[0], error)
+                    provider.discard(lease[0], lease[1])
                     lease = None
                 upstream.series.retry(error.reason)
-                await course.pause()
+                if course is not None and not unseen:
+                    await course.pause()
         record.responded = monotonic()
         target.series.waited.value += record.responded - record.sent
         record.status = response.status
@@ -233,7 +233,7 @@ async def exchange(
         )
         if course is not None:
             course.respond(head, response)
-            if response.status == 101:
+            if switched:
                 course.end_limits()
         via = node.onward.answer_via
         if response.clean and keep and via is None:
@@ -251,10 +251,7 @@ async def exchange(
         else:
             timeout = provider.policy.body_timeout
             surplus = await _long_answer(stream, client, response, have, out, timeout, sent)
-        if response.status < 500:
-            provider.succeeded(target)
-        else:
-            provider.failed(target, None, response.status)
+        provider.answered(target, response.status)
         # What remains of both connections.
         unread = sending is not None and sending.result is None
         if switched:
@@ -266,6 +263,8 @@ async def exchange(
         rest = rest[end:] if sending is None else sending.result or b""
         goes_on = keep
     except ProxyError as error:
+        if course is not None:
+            course.end_limits()
         blame(record, error)
         if lease is not None:
             if not isinstance(error, (ClientGone, ClientTimeout, BadRequest)):

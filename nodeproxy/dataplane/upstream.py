@@ -232,6 +232,13 @@ class Upstream:
         if target.health.failed(status, why, self.policy.outlier):
             self._eject(target)
 
+    def answered(self, target: Target, status: int) -> None:
+        """The endpoint gave an answer."""
+        if status < 500:
+            self.succeeded(target)
+        else:
+            self.failed(target, None, status)
+
     def _eject(self, target: Target) -> None:
         now = self._reactor.now
         usable = [t for t in self.targets.values() if t.standing in _IN_ROTATION]
