@@ -17,8 +17,11 @@ import trio
 
 from nodeproxy.core.routing.attach import Attached
 from nodeproxy.core.routing.compile import Compiler
+from nodeproxy.core.routing.objects import NOTHING
 from nodeproxy.core.routing.table import NO_ROUTES, RouteTable
+from nodeproxy.core.routing.uncarried import uncarried_of
 from nodeproxy.routes import RouteFiles, Routes
+from registry.base import Problem
 from registry.bulk import bulk
 from registry.catalog import Catalog, Change
 
@@ -29,6 +32,8 @@ __all__ = ["Routing"]
 
 SLICE: Final = 0.002
 """Seconds of work at a time."""
+WARNED: Final = 20
+"""Lines in the log about what has no effect; `nodeproxy validate` tells of all."""
 
 
 class Routing:
@@ -59,6 +64,8 @@ class Routing:
         self._work: Generator[None, None, RouteTable] | None = None
         self._load: ExitStack | None = None
         self._news = trio.Event()
+        self._warned: set[Problem] = set()
+        self._doubted = NOTHING
         self._started = False
 
     @property
@@ -83,10 +90,25 @@ class Routing:
                     await trio.lowlevel.checkpoint()
                 task_status.started()
                 task_status = trio.TASK_STATUS_IGNORED
+                await self._doubt()
                 await self._news.wait()
                 self._news = trio.Event()
         finally:
             self._end()
+
+    async def _doubt(self) -> None:
+        """Say in the log what has no effect, once."""
+        objects = self.routes.objects
+        if objects is self._doubted:
+            return
+        self._doubted = objects
+        for i, loaded in enumerate(objects.all):
+            if i % 250 == 249:
+                await trio.lowlevel.checkpoint()
+            for doubt in uncarried_of(loaded):
+                if doubt not in self._warned and len(self._warned) < WARNED:
+                    self._warned.add(doubt)
+                    self._log.warning("a part of the routes has no effect", what=str(doubt))
 
     # -- what changes --------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ import trio
 from nodeproxy.config import Config, ConfigError, File, load
 from nodeproxy.core.routing.diff import Difference, diff
 from nodeproxy.core.routing.objects import Objects
+from nodeproxy.core.routing.uncarried import uncarried
 from nodeproxy.core.routing.validate import warnings as route_warnings
 from nodeproxy.routes import Routes, is_route_document, read_path
 from nodeproxy.settings import registry_problems, registry_specs
@@ -120,6 +121,7 @@ def config_report(path: str) -> Report:
         only_files = all(entry.kind == "file" for entry in config.registries)
         catalog = _catalog(services.values()) if only_files else None
         warnings += route_warnings(read_routes.objects, catalog)
+        warnings += uncarried(read_routes.objects)
     report = _report(path, "configuration", problems, services.values(), warnings, config)
     return msgspec.structs.replace(report, routes=routes)
 
@@ -141,7 +143,7 @@ def _catalog(services: Iterable[Service]) -> Catalog:
 def routes_report(path: str) -> Report:
     """Routes and policies: a file or a folder. Nothing is said of services, as none are named."""
     routes = read_path(path)
-    doubts = route_warnings(routes.objects, None)
+    doubts = [*route_warnings(routes.objects, None), *uncarried(routes.objects)]
     report = _report(path, "routes", list(routes.problems), [], doubts, None)
     return msgspec.structs.replace(report, routes=len(routes.objects))
 

@@ -267,8 +267,8 @@ class File(_Section, frozen=True):
     register: tuple[Registration, ...] = ()
     """Services of this node that are announced to registries while they are well."""
     routes: str = ""
-    """A file or folder of routes and policies: Gateway API objects; empty: none. This version
-    checks them (``nodeproxy validate``) and does not carry traffic by them yet."""
+    """A file or folder of routes and policies: Gateway API objects; empty: none. They
+    are followed while they change; ``nodeproxy validate`` checks them."""
     vips: Vips = Vips()
     """Virtual addresses for services whose registry has none."""
     dns: Dns = Dns()

@@ -33,6 +33,7 @@ from nodeproxy.dataplane.upstream import Target, Upstream
 __all__ = ["Course", "set_out"]
 
 RETRIES_EXHAUSTED: Final = "URX"
+GATEWAY_ERRORS: Final = (502, 503, 504)
 OVER_BUDGET: Final = UpstreamOverflow.flag
 
 
@@ -159,7 +160,11 @@ class Course:
         if retry is None:
             return False
         if isinstance(failure, int):
-            if failure not in retry.codes:
+            if (
+                failure not in retry.codes
+                and not ("5xx" in retry.on and failure >= 500)
+                and not ("GatewayError" in retry.on and failure in GATEWAY_ERRORS)
+            ):
                 return False
         elif self._whole is not None and self._whole.raised(failure):
             return False

@@ -509,3 +509,27 @@ async def test_an_answer_that_stops_in_its_middle_is_cut_off(mesh: Mesh) -> None
     assert await talk.is_reset()
     record = await mesh.harness.record()
     assert (record.status, record.flags) == (200, "UT")
+
+
+@pytest.mark.parametrize(
+    ("on", "status", "tries"),
+    [(["5xx"], 500, 2), (["GatewayError"], 502, 2), (["GatewayError"], 500, 1), ([], 502, 1)],
+)
+async def test_a_policy_says_what_else_is_tried_again(
+    mesh: Mesh, on: list[str], status: int, tries: int
+) -> None:
+    policy = {
+        "apiVersion": "nodeproxy.dev/v1alpha1",
+        "kind": "TrafficPolicy",
+        "metadata": {"name": "p", "namespace": "shop"},
+        "spec": {
+            "targetRefs": [
+                {"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": "r"}
+            ],
+            "retry": {"attempts": 1, "backoff": "1ms", **({"on": on} if on else {})},
+        },
+    }
+    mesh.named["v1"].status = [status]
+    mesh.route(route(rule()), policy)
+    assert (await mesh.ask())[0] == (200 if tries == 2 else status)
+    assert (await mesh.harness.record()).tries == tries
