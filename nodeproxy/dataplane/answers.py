@@ -27,10 +27,13 @@ def blame(record: Record, error: ProxyError) -> None:
         record.status = error.status
 
 
-async def answer_error(connection: Connection, error: ProxyError, method: bytes = b"") -> None:
-    """Tell the client of an error, and that the connection ends."""
+async def answer_error(
+    connection: Connection, error: ProxyError, method: bytes = b"", *, keep: bool = False
+) -> None:
+    """Tell the client of an error, and that the connection ends. ``keep``: it goes on."""
     answer = error_response(
         error,
+        keep_alive=keep,
         head_only=method == b"HEAD",
         proxy_status=connection.node.settings.proxy_status,
     )

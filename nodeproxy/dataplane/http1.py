@@ -11,7 +11,10 @@ from nodeproxy.core.errors import (
     ClientGone,
     ClientTimeout,
     ConnectFailed,
+    InvalidBackend,
     ProxyError,
+    RouteNotFound,
+    UnresolvedFilter,
     UpstreamClosed,
     UpstreamTimeout,
 )
@@ -25,12 +28,12 @@ from nodeproxy.core.http1 import (
     forget_claims,
     last_hop,
     parse_request,
-    parse_response,
     response_head,
 )
-from nodeproxy.core.record import UNSET, Record
+from nodeproxy.core.record import UNSET
 from nodeproxy.core.routing.table import HttpRules, RouteTable
 from nodeproxy.dataplane.answers import answer_error, answer_here, answer_raw, blame, linger, refuse
+from nodeproxy.dataplane.awaiting import answer_head
 from nodeproxy.dataplane.bodies import body_end, check_size, stream_body, upload, wait_for_body
 from nodeproxy.dataplane.connection import Connection
 from nodeproxy.dataplane.course import Course, set_out
@@ -44,11 +47,9 @@ __all__ = ["serve_http"]
 
 IDEMPOTENT: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
 """RFC 9110, 9.2.2."""
-NO_LIMIT: Final = float("inf")
+BY_ROUTES: Final = (RouteNotFound, InvalidBackend, UnresolvedFilter)
 RETRIABLE_STATUS: Final = "retriable_status"
 """The reason of a retry after an answer."""
-MAX_INTERIM: Final = 64
-"""Interim answers (1xx) to one request: each is passed on, and none is an answer."""
 
 
 async def serve_http(
@@ -189,7 +190,7 @@ async def exchange(
                     left = head.framing - len(rest)
                     body = upload(connection, stream, record, left, chunks, received)
                     sending = Companion(client.reactor, node.lanes, body)
-                response, answer = await _answer_head(
+                response, answer = await answer_head(
                     connection, provider, stream, record, sending, received
                 )
                 if course is None or sending is not None or not course.again(response.status):
@@ -276,7 +277,10 @@ async def exchange(
         elif not isinstance(error, ClientGone):
             if sending is not None:
                 sending.cancel()
-            await answer_error(connection, error, head.method)
+            # What routes refuse is no fault of the connection.
+            if isinstance(error, BY_ROUTES) and end >= 0 and head.keep_alive and not node.draining:
+                goes_on, unread, rest = True, False, rest[end:]
+            await answer_error(connection, error, head.method, keep=goes_on)
     finally:
         if course is not None:
             course.end_limits()
@@ -319,73 +323,6 @@ async def _long_answer(
     sent.value = have
     await client.send(out, timeout)
     return await stream_body(stream, client, framing - have, chunks, timeout, sent)
-
-
-async def _answer_head(
-    connection: Connection,
-    upstream: Upstream,
-    stream: Stream,
-    record: Record,
-    upload: Companion[bytes | None] | None,
-    received: Bytes,
-) -> tuple[ResponseHead, bytes]:
-    """The head of the final answer, and all bytes read from where it begins. Interim answers
-    (1xx) are passed on to clients that know them. Raises UpstreamClosed when the endpoint
-    closes without a byte (only then nobody knows whether it has seen the request),
-    UpstreamTimeout after ``response_timeout``, which begins when the request has come to its
-    end."""
-    head = record.head
-    assert head is not None
-    timeout = upstream.policy.response_timeout
-    wait = timeout or NO_LIMIT
-    data, seen, interims = b"", 0, 0
-    while True:
-        try:
-            more = await stream.recv(wait)
-        except UpstreamTimeout:
-            wait = _since_request(record, upload, received) + timeout - monotonic()
-            if wait > 0:
-                continue
-            raise
-        if not more:
-            if data:
-                raise BadResponse("the endpoint closed the connection within an answer's head")
-            if interims:
-                raise BadResponse("the endpoint closed the connection after an interim answer")
-            raise UpstreamClosed("the endpoint closed the connection instead of answering")
-        data = data + more if data else more
-        while (
-            response := parse_response(data, head.method, seen=seen, upgrade=head.upgrade)
-        ) is not None:
-            if response.status >= 200 or response.status == 101:
-                if response.framing == CHUNKED and not head.minor:
-                    raise BadResponse("a chunked answer to an HTTP/1.0 request")
-                return response, data
-            interims += 1
-            if interims > MAX_INTERIM:
-                raise BadResponse(f"more than {MAX_INTERIM} interim answers")
-            if head.minor:
-                interim = data[: response.end]
-                if not response.clean:
-                    interim = response_head(response, close=False)
-                await connection.client.send(interim, upstream.policy.body_timeout)
-            data, seen = data[response.end :], 0
-            if not data:
-                break
-        else:
-            seen = len(data)
-        if timeout:
-            left = _since_request(record, upload, received) + timeout - monotonic()
-            wait = max(0.0, left)
-
-
-def _since_request(
-    record: Record, upload: Companion[bytes | None] | None, received: Bytes
-) -> float:
-    """When the request had been handed to the endpoint; now, while it is under way."""
-    if upload is None:
-        return record.sent
-    return max(received.moved, record.sent) if upload.lane.done else monotonic()
 
 
 async def _more(client: Stream, until: float) -> bytes:

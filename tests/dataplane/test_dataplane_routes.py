@@ -533,3 +533,19 @@ async def test_a_policy_says_what_else_is_tried_again(
     mesh.route(route(rule()), policy)
     assert (await mesh.ask())[0] == (200 if tries == 2 else status)
     assert (await mesh.harness.record()).tries == tries
+
+
+async def test_a_connection_outlives_what_routes_refuse(mesh: Mesh) -> None:
+    nobody = [{"name": "nobody", "port": 80}]
+    mesh.route(route(rule(exact("/a"), to="v1"), rule(exact("/b"), backendRefs=nobody)))
+    talk = await mesh.harness.client(mesh.address)
+    asked = b"POST /%b HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi"
+    await talk.send(asked % b"none" + asked % b"b" + asked % b"a")
+    found = [await talk.answer() for _ in range(3)]
+    assert [status for status, _, _ in found] == [404, 500, 200]
+    assert all(b"connection" not in fields for _, fields, _ in found)
+    # A body that has not come may never do so.
+    await talk.send(b"POST /none HTTP/1.1\r\nHost: a\r\nContent-Length: 20\r\n\r\nhi")
+    status, fields, _ = await talk.answer()
+    assert (status, fields[b"connection"]) == (404, b"close")
+    assert await talk.rest() == b""
