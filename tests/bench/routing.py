@@ -12,11 +12,17 @@ import os
 import sys
 import timeit
 from pathlib import Path
-from time import thread_time
+from random import random
+from time import monotonic, thread_time
+from types import SimpleNamespace
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+import msgspec
+
 from nodeproxy.core.http1 import RequestHead, parse_request
+from nodeproxy.core.record import Record
 from nodeproxy.core.routing.compile import Compiler
 from nodeproxy.core.routing.explain import explain
 from nodeproxy.core.routing.forward import draw, outgoing
@@ -31,12 +37,17 @@ from nodeproxy.core.routing.httproute import (
     HttpSpec,
     Match,
     PathMatch,
+    RetrySpec,
+    TimeoutsSpec,
 )
 from nodeproxy.core.routing.objects import Loaded, Objects, make
 from nodeproxy.core.routing.schema import Metadata, ParentRef
 from nodeproxy.core.routing.table import HttpRules, RouteTable
+from nodeproxy.dataplane.course import set_out
+from nodeproxy.dataplane.timers import Wheel
 from registry.bulk import bulk
 from registry.catalog import Catalog, Merger
+from registry.duration import Duration
 from registry.model import Port, Service
 
 HEAD = (
@@ -166,6 +177,47 @@ def matching(seconds: float) -> None:
     show("explain, 100 rules", lambda: explain(hundred, hit), seconds)
 
 
+def carrying(seconds: float) -> None:
+    """All that the data plane does for a route besides the exchange itself, on a connection that is
+    none."""
+    header = HeaderFilter(set=(Header(name="x-env", value="a"),), remove=("x-version",))
+    change = Filter(type="RequestHeaderModifier", request_header_modifier=header)
+    rich = msgspec.structs.replace(
+        rule(Match(path=PathMatch(value="/rich")), (change,)),
+        timeouts=TimeoutsSpec(request=Duration(5), backend_request=Duration(2)),
+        retry=RetrySpec(codes=(503,), attempts=2),
+    )
+    known = catalog(1)
+    objects, _ = make([route("r", (rich, rule(Match())))])
+    table = compiled(objects, known)[0]
+    service = known.get("shop/s0")
+    assert service is not None
+    upstream: Any = SimpleNamespace(
+        service=service, port=service.ports[0], name="shop/s0:80", budget=None
+    )
+    reactor = SimpleNamespace(now=0.0, lane=object(), wheel=Wheel(0.0))
+    node = SimpleNamespace(catalog=known, draw=random, upstream=lambda *_: upstream, routes=table)
+    connection: Any = SimpleNamespace(node=node, client=SimpleNamespace(reactor=reactor))
+    record = Record(monotonic(), "HTTP/1.1", "", "")
+
+    def carry(hit: RequestHead) -> None:
+        found = table.find("shop/s0", 80)
+        assert found is not None
+        assert found.http is not None
+        course = set_out(connection, upstream, found.http, hit, record)
+        course.body_limit()
+        course.head(hit)
+        course.copy(b"", hit.method)
+        course.begin(upstream)
+        course.again(200)
+        course.end_limits()
+
+    plain, full = head(b"/a"), head(b"/rich")
+    show("carrying, two backends", lambda: carry(plain), seconds)
+    title = "carrying, a header change, two time limits, retries"
+    show(title, lambda: carry(full), seconds)
+
+
 def compiling() -> None:
     print("compiling; milliseconds in all, the longest slice, slices")
     cases = {
@@ -204,6 +256,7 @@ def main() -> None:
     if options.core is not None:
         os.sched_setaffinity(0, {options.core})
     matching(options.seconds)
+    carrying(options.seconds)
     compiling()
 
 
