@@ -19,6 +19,7 @@ import trio
 
 from registry.base import Context, Problem, RegistryError, Sink
 from registry.bulk import bulk
+from registry.dirty import tell
 from registry.http import client
 from registry.kubernetes import wire
 from registry.kubernetes.access import Access, access
@@ -204,30 +205,9 @@ class _Publisher:
         self._node_problem = Problem(problem, f"Node {name}") if problem else None
 
     async def _publish(self) -> None:
-        removals: list[str] = []
-        batch: list[Service] = []
-        dirty = self._view.dirty
-        work = 0
-        while dirty:
-            name = next(iter(dirty))
-            del dirty[name]
-            service = self._view.build(name)
-            before = self._published.get(name)
-            if service is None:
-                if before is not None:
-                    del self._published[name]
-                    removals.append(name)
-            elif service != before:
-                self._published[name] = service
-                batch.append(service)
-                work += len(service.endpoints)
-            work += 1
-            if work >= BITE:
-                work = 0
-                if batch:
-                    self._sink.upsert(batch)
-                    batch = []
-                await trio.lowlevel.checkpoint()
+        batch, removals = await tell(
+            self._sink, self._view.dirty, self._view.build, self._published, BITE
+        )
         if batch:
             self._sink.upsert(batch)
         relisted = any(reflector.relisted for reflector in self.reflectors)

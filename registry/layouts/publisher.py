@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-import trio
-
 from registry.base import Sink
+from registry.dirty import tell
 from registry.layouts.table import Table
 from registry.model import Service
 
@@ -29,30 +28,9 @@ class Publisher:
 
     async def publish(self) -> None:
         """What changed since the last time. Not to be run twice at once."""
-        removals: list[str] = []
-        batch: list[Service] = []
-        dirty = self._table.dirty
-        work = 0
-        while dirty:
-            name = next(iter(dirty))
-            del dirty[name]
-            service = self._table.build(name)
-            before = self._published.get(name)
-            if service is None:
-                if before is not None:
-                    del self._published[name]
-                    removals.append(name)
-            elif service != before:
-                self._published[name] = service
-                batch.append(service)
-                work += len(service.endpoints)
-            work += 1
-            if work >= BITE:
-                work = 0
-                if batch:
-                    self._sink.upsert(batch)
-                    batch = []
-                await trio.lowlevel.checkpoint()
+        batch, removals = await tell(
+            self._sink, self._table.dirty, self._table.build, self._published, BITE
+        )
         # A list of dead names must not outlive one that is back already.
         removals = [name for name in removals if name not in self._published]
         kept = self._table.unreadable()
